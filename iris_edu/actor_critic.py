@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .imagination import Rollout, sample_categorical
+from .imagination import Rollout
 from .settings import UserError
+from .world_model import sample_categorical
 
 # %% auto #0
 __all__ = ['ActorCriticConfig', 'Policy', 'ActorCritic', 'burn_in', 'sample_actions', 'ReturnEstimator', 'lambda_returns',

@@ -10,20 +10,10 @@ import torch
 from torch import Tensor
 
 from .settings import UserError
+from .world_model import sample_categorical
 
 # %% auto #0
-__all__ = ['sample_categorical', 'ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamState', 'Dream', 'DreamEnv',
-           'Rollout', 'imagine']
-
-# %% ../nbs/07_imagination.ipynb #187efc16
-def sample_categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one index from each row of logits without a round trip to the host: argmax of p / Exponential(1).
-
-    logits (..., N) → int64 (...); the generator lives on the device of the logits.
-    """
-    probabilities = logits.float().softmax(-1)
-    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / clocks).argmax(-1)
+__all__ = ['ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamState', 'Dream', 'DreamEnv', 'Rollout', 'imagine']
 
 # %% ../nbs/07_imagination.ipynb #81f5d3ce
 @dataclass(frozen=True)
@@ -135,7 +125,7 @@ class Dream:
             return state.memory
         memory = self.world_model.begin(state.history_tokens, state.history_actions)
         if self.world_model.room(memory) < calls:
-            raise UserError(f"keep_frames is {self.config.keep_frames}, which fills the world model's context: keep fewer frames.")
+            raise UserError(f"keep_frames = {self.config.keep_frames} leaves no room for another frame in the world model's context: keep fewer frames or give it more steps.")
         return memory
 
 # %% ../nbs/07_imagination.ipynb #f0226168
