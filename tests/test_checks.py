@@ -196,6 +196,7 @@ BROKEN = [
     ("quantizer", Deaf, "No gradient passes from the latent"),
     ("quantizer", wrap(VectorQuantizer, forward=lambda old, z: old(z)._replace(tokens=old(z).tokens + 128)), "tokens runs from .* expected 0 to 127"),
     ("quantizer", wrap(VectorQuantizer, forward=lambda old, z: old(z)._replace(latent=z)), r"embed\(tokens\) is not the latent"),
+    ("quantizer", wrap(VectorQuantizer, forward=lambda old, z: old(z)._replace(loss=old(z).loss.detach())), "parameter codebook.weight gets no gradient"),
     ("perceptual_loss", Trainable, "would be trained, expected a frozen measure"),
     ("perceptual_loss", wrap(LPIPS, forward=lambda old, x, y: old(x, y).mean()), r"shape \(\), expected \(2,\)"),
     ("perceptual_loss", wrap(LPIPS, forward=lambda old, x, y: old(x, y) + 1), "equal pictures is 1, expected 0"),
