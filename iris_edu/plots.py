@@ -101,7 +101,7 @@ def _picture(ax, frame, x, y, width, height, edge="#999999"):
     ax.add_patch(_pyplot().Rectangle((x, y), width, height, fill=False, edgecolor=edge, linewidth=0.8, zorder=4))
 
 
-def _colour_of(label, otherwise="#333333"):
+def _colour_of(label, otherwise=None):
     "The colour of the first thing in COLOURS that the label names."
     return next((c for key, c in COLOURS.items() if key.replace("_", " ") in str(label).lower()), otherwise)
 
@@ -110,14 +110,15 @@ def show_frames(rows, row_labels=None, titles=None, scale=1.0):
     "A figure of one or several rows of frames; `row_labels` beside the rows, `titles` above the columns."
     rows, side, gap = _as_rows(rows), 1.05 * scale, 0.06
     labels, titles = [str(s) for s in row_labels or []], [str(s) for s in ([] if titles is None else titles)]
-    left = 0.15 + 0.085 * max(map(len, labels), default=0)
+    left = 0.22 + 0.085 * max(map(len, labels)) if labels else gap / 2
     columns, top = max(map(len, rows)), 0.28 if titles else 0.04
     fig, ax = _figure(left + columns * (side + gap), top + len(rows) * (side + gap))
     for r, row in enumerate(rows):
         y = (len(rows) - 1 - r) * (side + gap) + gap / 2
         for c, frame in enumerate(row): _picture(ax, frame, left + c * (side + gap), y, side, side)
         if r < len(labels):
-            ax.text(left - 0.1, y + side / 2, labels[r], ha="right", va="center", fontsize=10, color=_colour_of(labels[r]))
+            ax.plot([left - 0.07] * 2, [y, y + side], color=_colour_of(labels[r], "#BBBBBB"), lw=4, solid_capstyle="butt")
+            ax.text(left - 0.14, y + side / 2, labels[r], ha="right", va="center", fontsize=10)
     for c, text in enumerate(titles):
         ax.text(left + c * (side + gap) + side / 2, ax.get_ylim()[1] - 0.08, text, ha="center", va="top", fontsize=9)
     ax.set(xlim=(0, fig.get_figwidth()), ylim=(0, fig.get_figheight()))
@@ -174,19 +175,20 @@ def _xy(curve):
 def _line_colours(names):
     "A colour for every name: its own if it has one, else the next that is free."
     free = [c for c in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")]
-    taken = [_colour_of(name, None) for name in names]
+    taken = [_colour_of(name) for name in names]
     spare = [c for c in free if c not in taken] or free
     return [own or spare[taken[:i].count(None) % len(spare)] for i, own in enumerate(taken)]
 
 
 def plot_curves(curves, xlabel, ylabel, title=None, logy=False):
     "A figure of named curves, each a sequence of values or a pair (x, y); `logy` for a logarithmic y axis."
-    fig, ax = _figure(5.6, 3.0)
-    ax.set_position((0.125, 0.165, 0.85, 0.735 if title else 0.805)); ax.axis("on")
+    plt = _pyplot()
+    fig, ax = plt.subplots(figsize=(5.6, 3.0), dpi=90, facecolor="white", layout="constrained")
+    plt.close(fig)
     lines = {name: _xy(curve) for name, curve in curves.items()}
     for (name, (x, y)), colour in zip(lines.items(), _line_colours(lines)):
         ax.plot(x, y, label=name, color=colour, lw=1.8, marker="o" if len(x) < 2 else None)
-    ax.autoscale(); ax.margins(x=0.02)
+    ax.margins(x=0.02)
     if logy: ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if title: ax.set_title(title, fontsize=10.5, loc="left")
@@ -210,16 +212,16 @@ def _ink(part, lit):
     "How a part is drawn: fill, edge, text colour and weight; full when lit, pale when another part is."
     colour, dark = COLOURS[_PARTS[part]], "#222222"
     if lit is None: return dict(fill=_blend(colour, 0.72), edge=colour, text=dark, weight="bold")
-    if part != lit: return dict(fill=_blend(colour, 0.94), edge=_blend(colour, 0.68), text="#8A8A8A", weight="normal")
+    if part != lit: return dict(fill=_blend(colour, 0.94), edge=_blend(colour, 0.68), text="#767676", weight="normal")
     bright = colour in (COLOURS["env"], COLOURS["dream"])
     return dict(fill=_blend(colour, 0.25) if part == "replay" else colour, edge=colour, text=dark if bright else "white", weight="bold")
 
 # %% ../nbs/A2_plots.ipynb #86353e5a
-def _box(ax, x, y, width, height, ink, text="", at=0.5, size=10, zorder=2):
+def _box(ax, x, y, width, height, ink, text="", at=0.5, size=10, zorder=2, line=1.3):
     "A rounded box with its lower left corner at (x, y) and the text at the height `at` (0 below, 1 above)."
     from matplotlib.patches import FancyBboxPatch
     ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.09", zorder=zorder,
-                                facecolor=ink["fill"], edgecolor=ink["edge"], linewidth=1.3))
+                                facecolor=ink["fill"], edgecolor=ink["edge"], linewidth=line))
     ax.text(x + width / 2, y + height * at, text, ha="center", va="center", fontsize=size, color=ink["text"],
             weight=ink["weight"], zorder=5)
 
@@ -258,15 +260,17 @@ def _draw_tokenizer(ax, lit):
     "Encoder, 16 tokens, decoder; the encoder and the decoder together are the autoencoder."
     _box(ax, 3.55, 1.5, 2.7, 1.3, _ink("tokenizer", lit), "tokenizer", 0.885)
     half, token = _inside("autoencoder", "tokenizer", lit), _inside("tokenizer", "tokenizer", lit)
-    for x, ends, name in ((3.66, (0.42, 0.24), "encoder"), (5.34, (0.24, 0.42), "decoder")):
-        corners = [(x, 2.09 + ends[0]), (x + 0.8, 2.09 + ends[1]), (x + 0.8, 2.09 - ends[1]), (x, 2.09 - ends[0])]
+    for x, ends, name in ((3.66, (0.4, 0.22), "encoder"), (5.34, (0.22, 0.4), "decoder")):
+        corners = [(x, 2.13 + ends[0]), (x + 0.8, 2.13 + ends[1]), (x + 0.8, 2.13 - ends[1]), (x, 2.13 - ends[0])]
         ax.add_patch(_pyplot().Polygon(corners, facecolor=half["fill"], edgecolor=half["edge"], lw=1.2, joinstyle="round", zorder=3))
-        ax.text(x + 0.4, 2.09, name, ha="center", va="center", fontsize=9, color=half["text"], weight=half["weight"], zorder=5)
+        ax.text(x + 0.4, 2.13, name, ha="center", va="center", fontsize=9, color=half["text"], weight=half["weight"], zorder=5)
     for i, j in np.ndindex(4, 4):
         shade = _blend(COLOURS["tokenizer"], (0.1, 0.45, 0.7, 0.85)[(3 * i + 2 * j + i * j) % 4] if lit in (None, "tokenizer") else 0.8)
-        ax.add_patch(_pyplot().Rectangle((4.68 + j * 0.11, 2.2 - i * 0.11), 0.11, 0.11, facecolor=shade, edgecolor="white", lw=0.7, zorder=4))
+        ax.add_patch(_pyplot().Rectangle((4.68 + j * 0.11, 2.24 - i * 0.11), 0.11, 0.11, facecolor=shade, edgecolor="white", lw=0.7, zorder=4))
     outside = _ink("tokenizer", lit)["text"]
-    ax.text(4.9, 1.66, "16 tokens", ha="center", va="center", fontsize=8, color=outside, zorder=5)
+    ax.text(4.9, 2.44, "16 tokens", ha="center", va="center", fontsize=8, color=outside, zorder=5)
+    ax.plot([4.9, 4.9, 6.25], [1.91, 1.62, 1.62], color="white" if lit == "tokenizer" else "#666666", lw=1.3, zorder=2.5)
+    for x in (4.46, 5.12): _arrow(ax, [(x, 2.13), (x + 0.22, 2.13)], colour="white" if lit == "tokenizer" else "#666666")
 
 # %% ../nbs/A2_plots.ipynb #df8e3a7e
 def _draw_models(ax, lit):
@@ -293,10 +297,9 @@ def _draw_play(ax, lit):
 
 def _draw_flow(ax):
     "What flows from part to part."
-    _arrow(ax, [(1.58, 2.15), (2.08, 2.15)], "frames,\nrewards", (1.83, 2.42))
-    _arrow(ax, [(3.08, 2.09), (3.66, 2.09)])
-    _arrow(ax, [(4.46, 2.09), (4.68, 2.09)]); _arrow(ax, [(5.12, 2.09), (5.34, 2.09)])
-    _arrow(ax, [(6.25, 2.09), (6.75, 2.09)], "tokens", (6.5, 2.22))
+    _arrow(ax, [(1.58, 2.13), (2.08, 2.13)], "frames,\nrewards", (1.83, 2.4))
+    _arrow(ax, [(3.08, 2.13), (3.66, 2.13)])
+    _arrow(ax, [(6.25, 1.62), (6.75, 1.62)], "tokens", (6.5, 1.75))
     _arrow(ax, [(7.7, 1.5), (7.7, 1.12)], "dreams", (8.02, 1.31))
     _arrow(ax, [(6.75, 0.86), (5.45, 0.86)], "frames, rewards", (6.1, 0.97))
     _arrow(ax, [(5.45, 0.54), (6.75, 0.54)], "actions", (6.1, 0.43))
@@ -311,7 +314,7 @@ def agent_map(lit=None):
     fig, ax = _figure(9, 3.2)
     ink = _ink("training", lit)
     loop = _ink("training", lit) | dict(fill="white")
-    _box(ax, 0.12, 0.1, 8.76, 2.92, loop, zorder=0)
+    _box(ax, 0.12, 0.1, 8.76, 2.92, loop, zorder=0, line=2.8 if lit == "training" else 1.3)
     ax.text(0.5, 3.02, " training: collect, then learn tokens, then dynamics, then behaviour, again ", va="center", fontsize=9,
             color="#222222" if lit in (None, "training") else ink["text"], weight=ink["weight"], zorder=6, backgroundcolor="white")
     for draw in (_draw_play, _draw_tokenizer, _draw_models): draw(ax, lit)
