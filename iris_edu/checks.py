@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load, save
 
 from .actor_critic import ActorCriticConfig
-from .autoencoder import AutoencoderConfig
+from .autoencoder import AutoencoderConfig, Decoder, Encoder
 from .envs import EnvConfig
 from .imagination import ImaginationConfig
 from .settings import UserError
-from .tokenizer import TokenizerConfig
-from .transformer import TransformerConfig
-from .world_model import WorldModelConfig
+from .tokenizer import TokenizerConfig, VectorQuantizer
+from .transformer import CausalAttention, LearntPositions, TransformerConfig
+from .world_model import FrameActionLayout, Heads, WorldModelConfig
 
 # %% auto #0
 __all__ = ['AUTOENCODER', 'TOKENIZER', 'TRANSFORMER', 'WORLD_MODEL', 'ACTOR_CRITIC', 'ContractError', 'check_environment',
@@ -98,12 +98,12 @@ def _integers(high, *shape, seed=0):
     return torch.randint(high, shape, generator=_generator(seed))
 
 
-def _build(name, factory, *args):
+def _build(name, factory, *args, **parts):
     "The part, built in eval mode from seed 0 without touching the global generator, and how to build another."
     def build(seed=0):
         with torch.random.fork_rng(devices=[]), _calling(f"building the {name}"):
             torch.manual_seed(seed)
-            part = factory(*args)
+            part = factory(*args, **parts)
             return part.eval() if isinstance(part, torch.nn.Module) else part
     return build(), build
 
@@ -270,8 +270,9 @@ def check_perceptual_loss(factory):
 
 # %% ../nbs/A4_checks.ipynb #c915592c
 def check_tokenizer(factory):
-    "factory(TokenizerConfig, AutoencoderConfig): encode, decode, reconstruct and loss, the way chapter 04 calls them."
-    tokenizer, build = _build("tokenizer", factory, TOKENIZER, AUTOENCODER)
+    "factory(TokenizerConfig, AutoencoderConfig, **parts): encode, decode, reconstruct and loss, the way chapter 04 calls them."
+    parts = dict(encoder=Encoder, decoder=Decoder, quantizer=VectorQuantizer)
+    tokenizer, build = _build("tokenizer", factory, TOKENIZER, AUTOENCODER, **parts)
     frames, count = _random(2, 3, 3, 64, 64), tokenizer.tokens_per_frame
     with _calling("encode(frames)"), torch.no_grad(): tokens = tokenizer.encode(frames)
     _expect_tensor("encode(frames)", tokens, (2, 3, count), torch.int64)
@@ -393,9 +394,10 @@ def check_heads(factory):
 
 # %% ../nbs/A4_checks.ipynb #6c5a8e0a
 def check_world_model(factory):
-    "factory(config, transformer, vocabulary, actions, tokens_per_frame): losses, and dreaming token by token (chapter 06)."
+    "factory(config, transformer, vocabulary, actions, tokens_per_frame, **parts): losses, and dreaming token by token (chapter 06)."
     B, T, K, N, A = 2, 3, 4, 11, 3
-    model, build = _build("world model", factory, WORLD_MODEL, TRANSFORMER, N, A, K)
+    parts = dict(attention=CausalAttention, positions=LearntPositions, layout=FrameActionLayout, heads=Heads)
+    model, build = _build("world model", factory, WORLD_MODEL, TRANSFORMER, N, A, K, **parts)
     tokens, actions, rewards, ends = _integers(N, B, T, K), _integers(A, B, T), _integers(3, B, T) - 1.0, _integers(2, B, T).bool()
     mask = torch.tensor([[True] * T, [True, True, False]])
     loss = lambda m, *batch: m.loss(*batch, mask)
@@ -476,6 +478,8 @@ def _check_acting(policy, frames, logits, values):
         same = _close(first[:2], (logits[:, t], values[:, t]), 1e-4)
         _expect(same, f"Frame {t} gets other logits or values alone than in unroll, expected the same to 1e-4.")
         state = first[2]
+    rows = isinstance(state, tuple) and all(isinstance(s, torch.Tensor) and len(s) == len(frames) for s in state)
+    _expect(rows, "The state is not a flat tuple of tensors with the batch first, which a new game needs to reset one row.")
 
 # %% ../nbs/A4_checks.ipynb #7165ac7f
 def check_returns(function):
@@ -499,16 +503,19 @@ def check_returns(function):
     _expect((last > 0).all(), "The last target ignores the last value, expected it to stand for all that comes later.")
     _expect_rows_apart("returns(...)", call, rewards, values, endings)
 
-# %% ../nbs/A4_checks.ipynb #2c50e828
+# %% ../nbs/A4_checks.ipynb #cd37240a
 def check_callback(factory):
-    "factory(run_dir, config): on_epoch_end(trainer, epoch, record) looks on and leaves the record alone (chapter 09)."
+    "factory(run_dir, config): its events on_start, on_update, on_epoch_end, on_finish look on and change nothing (chapter 09)."
     from iris_edu.training import PRESETS
+    record = {"epoch": 1, "steps": 150, "tokenizer/reconstruction": 0.5, "tokenizer/seconds": 1.0}
+    before, state = dict(record), torch.random.get_rng_state()
     with tempfile.TemporaryDirectory() as folder:
-        callback, _ = _build("callback", factory, folder, PRESETS["tiny"])
-        record = {"epoch": 1, "tokenizer/loss": 0.5, "seconds": 1.0}
-        before, random = dict(record), torch.random.get_rng_state()
-        for epoch in (1, 2):
-            with _calling("on_epoch_end(trainer, epoch, record)"): callback.on_epoch_end(SimpleNamespace(), epoch, record)
-        _expect(record == before, "The callback changes the record, expected it only to read.")
-        same = torch.equal(random, torch.random.get_rng_state())
-        _expect(same, "The callback draws from the global generator, expected a run with it to equal a run without.")
+        config, trainer = PRESETS["tiny"], SimpleNamespace(epoch=0, config=PRESETS["tiny"], run_dir=folder)
+        with _calling("building the callback"): callback = factory(folder, config)
+        events = dict(on_start=(trainer,), on_update=(trainer, "tokenizer", 10), on_epoch_end=(trainer, 1, record), on_finish=(trainer,))
+        _expect(any(hasattr(callback, e) for e in events), f"The callback has none of the methods {', '.join(events)}, expected at least one.")
+        for event, args in events.items():
+            with _calling(f"{event}(...)"): getattr(callback, event, lambda *args: None)(*args)
+    _expect(record == before, "The callback changes the record, expected it only to read.")
+    same = torch.equal(state, torch.random.get_rng_state())
+    _expect(same, "The callback draws from the global generator, expected a run with it to equal a run without.")

@@ -12,6 +12,7 @@ from iris_edu.imagination import CategoricalSampler
 from iris_edu.replay import UniformSegments
 from iris_edu.settings import UserError
 from iris_edu.tokenizer import LPIPS, Tokenizer, VectorQuantizer
+from iris_edu.training import Pictures, Progress, TensorBoard
 from iris_edu.transformer import CausalAttention, LearntPositions
 from iris_edu.world_model import FrameActionLayout, Heads, WorldModel
 
@@ -214,11 +215,13 @@ BROKEN = [
     ("heads", wrap(Heads, sample_reward=lambda old, o, g: old(o, g).long()), "sample_reward has dtype torch.int64"),
     ("world_model", Amnesiac, "step by step differ"),
     ("world_model", wrap(WorldModel, loss=lambda old, t, a, r, e, m: old(t, a, r, e, torch.ones_like(m))), "changes with a padded step"),
+    ("world_model", lambda config, transformer, vocabulary, actions, count: None, "building the world model raised TypeError.*attention"),
     ("world_model", wrap(WorldModel, room=lambda old, m: 20), "expected it to shrink"),
     ("world_model", wrap(WorldModel, sample_ending=lambda old, o, g: torch.rand(2) < 0.5), "sample_ending differs under the same seed"),
     ("token_sampler", Coin, "differs under the same seed"),
     ("token_sampler", Blind, "miss a token that is certain"),
     ("policy", Restless, "mask is False changes the state"),
+    ("policy", wrap(ActorCritic, forward=lambda old, f, s: (*old(f, s)[:2], list(old(f, s)[2]))), "flat tuple of tensors with the batch first"),
     ("policy", Stored, "all memory in the state that is passed"),
     ("policy", wrap(ActorCritic, unroll=lambda old, *a: (old(*a)[0], old(*a)[1][..., None], old(*a)[2])), r"values has shape \(2, 4, 1\), expected \(2, 4\)"),
     ("returns", endless, "expected endings to cut"),
@@ -226,13 +229,18 @@ BROKEN = [
     ("returns", in_place, "changes what it was given"),
     ("callback", Scribbler, "changes the record"),
     ("callback", Gambler, "draws from the global generator"),
-    ("callback", lambda run_dir, config: object(), "on_epoch_end.* raised AttributeError"),
+    ("callback", lambda run_dir, config: object(), "none of the methods on_start"),
+    ("callback", lambda run_dir: Looker(run_dir, None), "building the callback raised TypeError"),
 ]
 
 
 @pytest.mark.parametrize("part", DEFAULTS)
 def test_default_passes(part):
     assert getattr(checks, f"check_{part}")(DEFAULTS[part]) is None
+
+
+@pytest.mark.parametrize("callback", [Progress, Pictures, TensorBoard])
+def test_callbacks_of_the_library_pass(callback): checks.check_callback(callback)
 
 
 @pytest.mark.parametrize("part, broken, words", BROKEN, ids=[f"{p}-{i}" for i, (p, _, _) in enumerate(BROKEN)])
