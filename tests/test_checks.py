@@ -1,10 +1,13 @@
 """Every contract check passes on the default part and says in a sentence what a wrong part does wrong."""
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from iris_edu import checks
+from iris_edu import checks, cli
 from iris_edu.actor_critic import ActorCritic, lambda_returns
 from iris_edu.autoencoder import Decoder, Encoder
 from iris_edu.envs import make_env
@@ -252,6 +255,16 @@ def test_every_check_has_two_broken_parts():
     names = {name for name in checks.__all__ if name.startswith("check_")}
     assert names == {f"check_{part}" for part in DEFAULTS}
     for part in DEFAULTS: assert sum(case[0] == part for case in BROKEN) >= 2, part
+
+
+def test_the_chapter_names_real_flags(capsys):
+    text = (Path(__file__).parent.parent / "nbs" / "A4_checks.ipynb").read_text()
+    flags = re.findall(r"\| `(--[a-z-]+)` \|", text)
+    assert len(flags) == len(DEFAULTS)
+    with pytest.raises(SystemExit): cli.main(["train", "--preset", "tiny", "--help"])
+    shown = capsys.readouterr().out
+    missing = [flag for flag in flags if not re.search(rf"{flag} (STR|\[)", shown)]
+    assert not missing, f"not options of iris-edu train: {missing}"
 
 
 def test_a_check_leaves_the_global_generator_alone():
