@@ -1,0 +1,98 @@
+"""A run killed at any moment resumes with the same command and ends in the same weights, bit for bit."""
+import functools, multiprocessing, os, random, signal, time
+from dataclasses import replace
+from pathlib import Path
+import pytest
+from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics
+
+KILLS = 50
+MICRO = ("train --preset tiny --game Catch --device cpu --training.epochs 6 --training.collect-epochs 5 --training.collect-steps 20 --training.updates 2 "
+         "--training.tokenizer-after 0 --training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 4 "
+         "--training.world-model-batch 2 --training.actor-critic-batch 2 --training.evaluate-every 3 --training.evaluate-episodes 1").split()
+
+# The forkserver imports the package once, then each life of a run is a fork of it: starting one takes milliseconds.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["iris_edu.cli", "iris_edu.report"])
+
+
+def run(folder, die_at=None):
+    "One life of a run in `folder`; `die_at` = (function name in iris_edu.runs or os, which call) kills it inside a checkpoint write."
+    import torch
+    from iris_edu import cli, replay
+    torch.set_num_threads(1)
+    if die_at: _kill_inside_write(*die_at)
+    raise SystemExit(cli.main([*MICRO, "--run-dir", str(folder)]))
+
+
+def _kill_inside_write(name, call):
+    "Make the process kill itself in the middle of the `call`-th os.fsync or os.replace."
+    original, count = getattr(os, name), [0]
+    def wrapped(*args):
+        count[0] += 1
+        if count[0] == call: os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+    setattr(os, name, wrapped)
+
+
+def live(folder, seconds=None, die_at=None):
+    "Start a life of the run, kill it after `seconds` if given, and return its exit code."
+    process = processes.Process(target=run, args=(folder, die_at))
+    process.start()
+    process.join(seconds)
+    if process.is_alive(): os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "An uninterrupted run: its folder, its final tensors, and how long one life takes."
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    live(folder.with_name("warm-up"), seconds=20)
+    start = time.perf_counter()
+    assert live(folder) == 0
+    return folder, load_checkpoint(folder)[0], time.perf_counter() - start
+
+
+def same_end(folder, undisturbed):
+    "The run in `folder` ended like the undisturbed one: equal weights and optimiser states, equal metrics but for seconds."
+    reference, tensors, _ = undisturbed
+    final, facts = load_checkpoint(folder)
+    assert facts["epoch"] == 6 and final.keys() == tensors.keys()
+    assert all(final[name].equal(tensors[name]) for name in tensors)
+    clean = lambda records: [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in records]
+    assert clean(read_metrics(folder)) == clean(read_metrics(reference))
+
+
+def test_killed_at_random_moments(undisturbed, tmp_path):
+    "Runs are killed and resumed until 50 kills have hit; every run that gets through ends like the undisturbed one."
+    moments, kills, ended = random.Random(0), 0, 0
+    while kills < KILLS:
+        folder = tmp_path / f"run{ended}"
+        for life in range(1000):
+            # a run of many short lives would never get through: lives grow until an epoch fits in
+            code = live(folder, seconds=moments.uniform(0, undisturbed[2]) * (0.3 + 0.1 * life))
+            if code == 0: break
+            assert code == -signal.SIGKILL
+            kills += 1
+        ended += 1
+        same_end(folder, undisturbed)
+    assert kills >= KILLS
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+@pytest.mark.parametrize("call", [2, 4, 5, 6, 8, 9])
+def test_killed_inside_a_write(name, call, undisturbed, tmp_path):
+    "The process dies exactly before the file reaches the disk, or before or between the renames of a checkpoint."
+    folder = tmp_path / "run"
+    assert live(folder, die_at=(name, call)) == -signal.SIGKILL
+    assert live(folder) == 0
+    same_end(folder, undisturbed)
+
+
+def test_finished_run_says_so(undisturbed, capfd):
+    folder, _, _ = undisturbed
+    before = (folder / CHECKPOINT).read_bytes()
+    assert live(folder) == 0
+    assert "is finished" in capfd.readouterr().out
+    assert (folder / CHECKPOINT).read_bytes() == before

@@ -1,0 +1,248 @@
+"""The paper's numbers, the true sizes on a CPU, and what happens to a run on a bad day."""
+import errno, json, os, resource, signal, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+import pytest
+import torch
+from iris_edu import cli, replay, runs
+from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics
+from iris_edu.settings import UserError
+from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, load_run, train
+
+PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
+MICRO = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
+                actor_critic_after=0, tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=0))
+
+
+def test_tables_2_to_6():
+    "Every number of the paper's tables is the default of `atari100k`."
+    a, t, tr, w, p, s = PAPER.autoencoder, PAPER.tokenizer, PAPER.transformer, PAPER.world_model, PAPER.actor_critic, PAPER.training
+    assert (a.size, a.layers, a.residual_blocks, a.channels, a.attention) == (64, 4, 2, 64, (8, 16))                       # Table 2
+    assert (t.vocabulary, a.tokens, t.dim) == (512, 16, 512)                                                                # Table 3
+    assert (w.steps, tr.width, tr.layers, tr.heads, s.weight_decay) == (20, 256, 10, 4, 0.01)                               # Table 4
+    assert (tr.embed_dropout, tr.attention_dropout, tr.residual_dropout) == (0.1, 0.1, 0.1)
+    assert (s.epochs, s.collect_epochs, s.collect_steps, s.epsilon, s.evaluate_temperature) == (600, 500, 200, 0.01, 0.5)   # Table 5
+    assert (s.tokenizer_after, s.world_model_after, s.actor_critic_after) == (5, 25, 50)
+    assert (s.tokenizer_batch, s.world_model_batch, s.actor_critic_batch, s.updates) == (256, 64, 64, 200)
+    assert (s.learning_rate, s.beta1, s.beta2, s.max_grad_norm, p.burn_in) == (1e-4, 0.9, 0.999, 10.0, 20)
+    assert (p.horizon, p.discount, p.lam, p.entropy) == (20, 0.995, 0.95, 0.001)                                            # Table 6
+
+
+def test_parameter_counts():
+    agent = build_agent(PAPER, actions=4)
+    assert [sum(p.numel() for p in m.parameters()) for m in agent.children()] == [4_027_523, 8_447_493, 3_217_957]
+
+
+def test_optimisers():
+    "Adam for tokenizer and actor-critic; AdamW that decays 66 linear weights of the world model and leaves 111 tensors alone."
+    optimizers = build_optimizers(build_agent(PAPER, actions=4), PAPER.training)
+    assert [type(optimizers[name]).__name__ for name in LEARNERS] == ["Adam", "AdamW", "Adam"]
+    for optimizer in optimizers.values():
+        assert all(g["lr"] == 1e-4 and g["betas"] == (0.9, 0.999) and g["eps"] == 1e-8 for g in optimizer.param_groups)
+    groups = {g["weight_decay"]: len(g["params"]) for g in optimizers["world_model"].param_groups}
+    assert groups == {0.01: 66, 0.0: 111}
+
+
+def test_schedule(tmp_path, monkeypatch):
+    "Who learns in which epoch of the paper's 600, and how often, counted from the trainer itself."
+    config = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(PAPER.training, updates=1))
+    trainer, done = Trainer(config, tmp_path), []
+    import iris_edu.training as training
+    monkeypatch.setattr(training, "collect_epoch", lambda trainer: done.append(("collect", trainer.epoch)) or {})
+    monkeypatch.setattr(training, "update_epoch", lambda trainer, name: done.append((name, trainer.epoch)) or {})
+    monkeypatch.setattr(training, "evaluate_epoch", lambda trainer: done.append(("evaluate", trainer.epoch)) or {})
+    for trainer.epoch in range(1, 601): trainer.epoch_record()
+    epochs = {name: [epoch for who, epoch in done if who == name] for name in ("collect", *LEARNERS, "evaluate")}
+    assert epochs["collect"] == list(range(1, 501)) and epochs["evaluate"] == list(range(5, 601, 5))
+    assert epochs["tokenizer"] == list(range(6, 601)) and epochs["world_model"] == list(range(26, 601)) and epochs["actor_critic"] == list(range(51, 601))
+    assert [who for who, epoch in done if epoch == 100] == ["collect", "tokenizer", "world_model", "actor_critic", "evaluate"]
+
+
+def test_one_epoch_at_true_sizes(tmp_path):
+    "One epoch of atari100k on real Pong frames with the true perceptual loss; only the numbers of updates and batches are reduced."
+    small = replace(PAPER.training, epochs=1, collect_epochs=1, collect_steps=30, updates=1, tokenizer_after=0, world_model_after=0, actor_critic_after=0,
+                    tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=0)
+    trainer = train(replace(PAPER, training=small, device="cpu"), tmp_path / "run", callbacks=())
+    record = read_metrics(tmp_path / "run")[0]
+    assert {"tokenizer/perceptual", "world_model/transition", "actor_critic/values"} <= record.keys()
+    assert sum(p.numel() for p in trainer.agent.parameters()) == 15_692_973 + (num := trainer.agent.actor_critic.actor.out_features - 4) * (513 + 256)
+    assert 5 < record["world_model/transition"] < 8          # about log 512 = 6.2 before any learning
+
+
+def test_accumulated_gradients_equal_the_whole_batch(tmp_path):
+    "accumulate cuts a batch without changing the gradient: checked on the mean of the parts of one batch."
+    whole, parts = (Trainer(replace(MICRO, training=replace(MICRO.training, accumulate=n, max_grad_norm=1e9)), tmp_path / str(n)) for n in (1, 2))
+    from iris_edu.replay import to_float
+    from iris_edu import training
+    frames = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for trainer in (whole, parts):
+        pieces = iter(frames.chunk(trainer.config.training.accumulate))
+        trainer.batch = lambda name, length, draw, anchor="start": type("Batch", (), {"frames": (next(pieces)[:, None] * 255).byte()})
+        training.update_once(trainer, "tokenizer", runs.generator(0))
+    for a, b in zip(whole.agent.tokenizer.parameters(), parts.agent.tokenizer.parameters()):
+        if a.grad is not None: torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    from iris_edu import training
+    train(MICRO, tmp_path / "run", max_epochs=1, callbacks=())
+    kept = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    broken = lambda trainer, draw: {"transition": torch.tensor(float("nan"), requires_grad=True)}
+    monkeypatch.setitem(training.LOSSES, "world_model", broken)
+    with pytest.raises(UserError, match="transition loss of the world_model became nan at update 1 of epoch 2"): train(MICRO, tmp_path / "run", callbacks=())
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == kept
+    monkeypatch.undo()
+    assert train(MICRO, tmp_path / "run", callbacks=()).epoch == 2
+
+
+def test_compact_experience_resumes_like_frames(tmp_path):
+    "A run that stores seeds and actions only resumes to the same weights as one that stores frames."
+    frames = train(MICRO, tmp_path / "frames", callbacks=())
+    compact = replace(MICRO, replay=replace(MICRO.replay, storage="actions"))
+    train(compact, tmp_path / "actions", max_epochs=1, callbacks=())
+    resumed = train(compact, tmp_path / "actions", callbacks=())
+    assert all(a.equal(b) for a, b in zip(frames.agent.state_dict().values(), resumed.agent.state_dict().values()))
+    size = lambda run: sum(p.stat().st_size for p in (tmp_path / run / "replay").iterdir())
+    assert size("actions") < size("frames")
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Pong"])
+def test_resume_in_the_middle_of_a_real_game(game, tmp_path):
+    "Atari with lost lives: stop and go on equals never stopping."
+    config = replace(MICRO, env=replace(MICRO.env, game=game), training=replace(MICRO.training, collect_steps=70))
+    whole = train(config, tmp_path / "whole", callbacks=())
+    train(config, tmp_path / "broken", max_epochs=1, callbacks=())
+    resumed = train(config, tmp_path / "broken", callbacks=())
+    assert all(a.equal(b) for a, b in zip(whole.agent.state_dict().values(), resumed.agent.state_dict().values()))
+
+
+# --- files on a bad day -------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def finished(tmp_path):
+    train(MICRO, tmp_path / "run", callbacks=())
+    return tmp_path / "run"
+
+
+def shell(line, capsys):
+    "Exit code and error text of a command; errors are one line, never a traceback."
+    code = cli.main(line.split())
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.err
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 5000])
+def test_truncated_checkpoint(keep, finished, capsys):
+    whole, good = (finished / CHECKPOINT).read_bytes(), (finished / PREVIOUS).read_bytes()
+    (finished / CHECKPOINT).write_bytes(whole[:keep])
+    code, error = shell(f"evaluate {finished} --episodes 1", capsys)
+    assert code == 2 and "is damaged" in error and f"mv {finished / PREVIOUS}" in error and error.count("\n") == 1
+    assert (finished / PREVIOUS).read_bytes() == good and (finished / CHECKPOINT).read_bytes() == whole[:keep]
+
+
+def test_foreign_checkpoint(finished, capsys):
+    import safetensors.torch
+    safetensors.torch.save_file({"w": torch.zeros(2)}, finished / CHECKPOINT)
+    code, error = shell(f"evaluate {finished} --episodes 1", capsys)
+    assert code == 2 and "not a checkpoint of iris_edu" in error
+
+
+def test_pickles_are_never_executed(finished, tmp_path, capsys):
+    "A malicious pickle under the checkpoint's name, or inside an experience file, is refused and not run."
+    import numpy as np, pickle
+    class Bomb:
+        def __reduce__(self): return (Path.touch, (tmp_path / "exploded",))
+    torch.save(Bomb(), tmp_path / "bomb.pt")
+    (finished / CHECKPOINT).write_bytes((tmp_path / "bomb.pt").read_bytes())
+    assert shell(f"evaluate {finished} --episodes 1", capsys)[0] == 2
+    np.savez(finished / "replay" / "epoch_0001.npz", actions=np.array([Bomb()], dtype=object))
+    with pytest.raises(UserError): replay.load_recording(finished / "replay" / "epoch_0001.npz")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_full_disk_keeps_the_last_checkpoint(finished, monkeypatch):
+    "No space left on the device while writing: one sentence, the old checkpoint intact, no litter."
+    before = {path.name: path.read_bytes() for path in finished.iterdir() if path.suffix == ".safetensors"}
+    def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="space"): runs.save_checkpoint(finished, {"w": torch.zeros(9)}, {"epoch": 3})
+    assert {path.name: path.read_bytes() for path in finished.iterdir() if path.suffix == ".safetensors"} == before
+    assert load_checkpoint(finished)[1]["epoch"] == 2
+
+
+def test_file_too_large_for_the_system(tmp_path):
+    "A real failing write, in a process whose files may not grow: exit code 2, one sentence, no traceback."
+    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+            "from iris_edu.cli import main; sys.exit(main(sys.argv[1:]))")
+    options = "--preset tiny --game Catch --training.epochs 1 --training.collect-epochs 1 --training.collect-steps 5 --training.tokenizer-after 9 --training.evaluate-every 0"
+    done = subprocess.run([sys.executable, "-c", code, "train", *options.split(), "--run-dir", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "iris-edu:" in done.stderr
+    assert not list((tmp_path / "run").glob("checkpoint*"))
+
+
+def test_same_folder_other_options(finished):
+    with pytest.raises(UserError, match="started with training.learning_rate"): train(replace(MICRO, training=replace(MICRO.training, learning_rate=1.0)), finished)
+
+
+def test_second_process_is_refused(finished):
+    lock = runs.lock_run(finished)
+    with pytest.raises(UserError, match="in use"): train(MICRO, finished)
+    lock.close()
+
+
+# --- bad input: exit code 2 and one sentence -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("line, words", [
+    ("train --preset tiny --game Pnog", "Pong"),
+    ("train --preset tiny --game Pendulum-v1", "continuous"),
+    ("train --preset tiny --game CartPole-v1", "image"),
+    ("train --preset gigantic", "choose one of tiny"),
+    ("train --preset tiny --game Catch --autoencoder.tokens 20", "square"),
+    ("train --preset tiny --game Catch --training.collect-steps -5", "collect_steps is -5"),
+    ("train --preset tiny --game Catch --max-epochs -1", "max-epochs"),
+    ("train --preset tiny --game Catch --seed -1", "seed is -1"),
+    ("train --preset tiny --game Catch --precision fp8", "choose one of"),
+    ("train --preset tiny --game Catch --device tpu", "device"),
+    ("train --preset tiny --game Catch --quantizer nowhere:FSQ", "cannot import"),
+    ("train --preset tiny --game Catch --quantizer FSQ", "module:Name"),
+    ("train --preset tiny --game Catch --env.size 32", "size"),
+    ("evaluate RUN", "not a run folder"),
+    ("evaluate RUN --episodes 0", "episodes"),
+    ("report RUN", "not a run folder"),
+    ("fly", "no command"),
+])
+def test_bad_input(line, words, tmp_path, capsys):
+    run = tmp_path / "run"
+    line = line.replace("RUN", str(run)) + (f" --run-dir {run}" if line.startswith("train") else "")
+    code, error = shell(line, capsys)
+    assert code == 2 and words in error and error.count("\n") == 1, error
+    assert not (run / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("line", ["train --preset tiny --trainin.epochs 3", "train --preset tiny --seed many", "evaluate"])
+def test_wrong_words_exit_with_2(line, capsys):
+    with pytest.raises(SystemExit) as stop: cli.main(line.split())
+    assert stop.value.code == 2
+
+
+def test_help_and_info(capsys):
+    assert cli.main([]) == 0 and "iris-edu COMMAND" in capsys.readouterr().out
+    assert cli.main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("torch 2", "Pong", "vgg16", "tiny"))
+    with pytest.raises(SystemExit) as stop: cli.main(["train", "--preset", "atari100k", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--training.learning-rate" in text and "--quantizer" in text and "0.0001" in text
+
+
+def test_tensorboard_if_asked(tmp_path):
+    code = cli.main(f"train --preset tiny --game Catch --run-dir {tmp_path}/run --tensorboard --max-epochs 1 --training.collect-steps 5".split())
+    assert code == 0 and list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_another_gymnasium_environment(tmp_path):
+    "Any gymnasium id with images and discrete actions trains by the same command."
+    code = cli.main(f"train --preset tiny --game ALE/Freeway-v5 --run-dir {tmp_path}/run --max-epochs 1 --training.collect-steps 5".split())
+    assert code == 0 and load_run(tmp_path / "run")[0].env.game == "ALE/Freeway-v5"
