@@ -130,13 +130,19 @@ def _write(path, text):
         raise
 
 
+def _filled(kind, source, path, settings):
+    "The source of a cell with the badge after its mark, or the setup code in place of the old one."
+    if kind == "markdown":
+        return re.sub(rf"^{BADGE_MARK}(\n\[!\[.*)?$", lambda _: colab_badge(path, settings), source, flags=re.M)
+    return setup_cell(settings) if kind == "code" and source.startswith(SETUP_MARK) else source
+
+
 def _stamped(notebook, path, settings):
     "Whether a generated cell of the notebook (a dict) had to change; it is changed in place."
-    wanted = {("markdown", BADGE_MARK): colab_badge(path, settings), ("code", SETUP_MARK): setup_cell(settings)}
     changed = False
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        text = next((t for (kind, mark), t in wanted.items() if cell["cell_type"] == kind and source.startswith(mark)), source)
+        text = _filled(cell["cell_type"], source, path, settings)
         if text != source: cell["source"], changed = text.splitlines(keepends=True), True
     return changed
 
