@@ -174,7 +174,7 @@ def _xy(curve):
 
 def _line_colours(names):
     "A colour for every name: its own if it has one, else the next that is free."
-    free = [c for c in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")]
+    free = [COLOURS[key] for key in ("world_model", "policy", "tokenizer", "dream", "env", "reconstruction", "real")]
     taken = [_colour_of(name) for name in names]
     spare = [c for c in free if c not in taken] or free
     return [own or spare[taken[:i].count(None) % len(spare)] for i, own in enumerate(taken)]
@@ -259,7 +259,7 @@ def _screens(ax, x, y, side, alphas, step, lit):
 def _draw_tokenizer(ax, lit):
     "Encoder, 16 tokens, decoder; the encoder and the decoder together are the autoencoder."
     _box(ax, 3.55, 1.5, 2.7, 1.3, _ink("tokenizer", lit), "tokenizer", 0.885)
-    half, token = _inside("autoencoder", "tokenizer", lit), _inside("tokenizer", "tokenizer", lit)
+    half = _inside("autoencoder", "tokenizer", lit)
     for x, ends, name in ((3.66, (0.4, 0.22), "encoder"), (5.34, (0.22, 0.4), "decoder")):
         corners = [(x, 2.13 + ends[0]), (x + 0.8, 2.13 + ends[1]), (x + 0.8, 2.13 - ends[1]), (x, 2.13 - ends[0])]
         ax.add_patch(_pyplot().Polygon(corners, facecolor=half["fill"], edgecolor=half["edge"], lw=1.2, joinstyle="round", zorder=3))
@@ -277,6 +277,7 @@ def _draw_models(ax, lit):
     "The world model with the transformer inside, and the imagination that unrolls it."
     _box(ax, 6.75, 1.5, 1.9, 1.3, _ink("world_model", lit), "world model", 0.885)
     ink = _inside("transformer", "world_model", lit)
+    if lit == "transformer": ink["edge"] = "white"
     for k in (2, 1, 0): _box(ax, 6.97 + 0.05 * k, 1.88 + 0.06 * k, 1.36, 0.42, ink, "" if k else "transformer", size=9.5)
     ax.text(7.7, 1.66, "next tokens, reward, end", ha="center", va="center", fontsize=7.5, color=_ink("world_model", lit)["text"], zorder=5)
     ink, bright = _ink("imagination", lit), lit in (None, "imagination")
@@ -294,7 +295,7 @@ def _draw_play(ax, lit):
     _box(ax, 3.55, 0.3, 1.9, 0.82, ink, "actor-critic", 0.72)
     ax.text(4.5, 0.53, "policy and value", ha="center", va="center", fontsize=8, color=ink["text"], zorder=5)
 
-
+# %% ../nbs/A2_plots.ipynb #c4999534
 def _draw_flow(ax):
     "What flows from part to part."
     _arrow(ax, [(1.58, 2.13), (2.08, 2.13)], "frames,\nrewards", (1.83, 2.4))

@@ -115,21 +115,7 @@ if "google.colab" in sys.modules and not find_spec("iris_edu"):
     source = "git+https://github.com/{settings.repository}@{settings.branch}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)'''
 
-# %% ../nbs/A1_settings.ipynb #9efbe703
-def _write(path, text):
-    "Replace the file at `path` by the text in one step, keeping its permissions."
-    path = Path(path).resolve()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text); file.flush(); os.fsync(file.fileno())
-        shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
+# %% ../nbs/A1_settings.ipynb #fb360227
 def _filled(kind, source, path, settings):
     "The source of a cell with the badge after its mark, or the setup code in place of the old one."
     if kind == "markdown":
@@ -146,6 +132,20 @@ def _stamped(notebook, path, settings):
         if text != source: cell["source"], changed = text.splitlines(keepends=True), True
     return changed
 
+# %% ../nbs/A1_settings.ipynb #9efbe703
+def _write(path, text):
+    "Replace the file at `path` by the text in one step, keeping its permissions."
+    path = Path(path).resolve()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text); file.flush(); os.fsync(file.fileno())
+        shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
 
 def _notebook(path):
     "The notebook at `path` as a dict; UserError if it is none."
@@ -155,7 +155,7 @@ def _notebook(path):
         raise UserError(f"{path} is not a notebook: mend it or take it out of its folder.")
     return notebook
 
-
+# %% ../nbs/A1_settings.ipynb #487f24b2
 def stamp(nbs_folder, settings, check=False):
     "Fill the generated cells of the notebooks in a folder; the names of those that differed (`check`: only the names)."
     if not Path(nbs_folder).is_dir(): raise UserError(f"there is no folder {nbs_folder}: name the one with the notebooks.")
