@@ -6,10 +6,10 @@
 __all__ = ['Recording', 'record', 'to_float', 'ReplayConfig', 'Ring', 'Batch', 'SegmentSampler', 'UniformSegments', 'Replay',
            'rebuild', 'atomic_write', 'save_recording', 'load_recording', 'concatenate']
 
-# %% ../nbs/02_replay.ipynb #2ec2879a
+# %% ../nbs/02_replay.ipynb #92af8cd6
 import errno
 import os
-import tempfile
+import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -207,8 +207,8 @@ def atomic_write(path, content: bytes | Callable[[BinaryIO], object]) -> None:
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with temporary.open("xb") as file:
             content(file) if callable(content) else file.write(content)
             file.flush(), os.fsync(file.fileno())
         os.replace(temporary, path)
