@@ -23,7 +23,7 @@ from .training import Config, Parts
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Config):
     "Train IRIS: start a run, or go on with it when the folder already holds one."
-    parts: Annotated[Parts, tyro.conf.arg(prefix_name=False)] = field(default_factory=Parts)
+    parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
     game: str | None = None
     "Short name (Pong, Breakout, … or Catch) or gymnasium id; the same as --env.game."
     run_dir: Path | None = None

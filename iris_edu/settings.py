@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 
-# %% ../nbs/A1_settings.ipynb #b46e52b0
-class UserError(ValueError):
+# %% ../nbs/A1_settings.ipynb #3ecb9923
+class UserError(Exception):
     "A mistake the user can mend; the message is one sentence that says what is wrong and how to mend it."
 
 # %% ../nbs/A1_settings.ipynb #b75c253d

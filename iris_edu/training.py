@@ -166,8 +166,8 @@ PRESETS = {
         actor_critic=ActorCriticConfig(channels=(8, 8, 16, 16), hidden=64, burn_in=5, horizon=10),
         env=EnvConfig(eval_max_frames=2_000),
         replay=ReplayConfig(capacity=10_000),
-        training=TrainingConfig(epochs=14, collect_epochs=12, collect_steps=150, updates=25, tokenizer_after=1, world_model_after=4, actor_critic_after=8,
-                                tokenizer_batch=32, world_model_batch=16, actor_critic_batch=16, learning_rate=1e-3, evaluate_every=7, evaluate_episodes=4),
+        training=TrainingConfig(epochs=14, collect_epochs=12, collect_steps=150, updates=25, tokenizer_after=1, world_model_after=4, actor_critic_after=9,
+                                tokenizer_batch=32, world_model_batch=16, actor_critic_batch=8, learning_rate=1e-3, evaluate_every=7, evaluate_episodes=4),
         parts=Parts(perceptual_loss="none")),
     "atari100k": Config(),
     "atari100k-64": Config(autoencoder=AutoencoderConfig(tokens=64)),
@@ -649,19 +649,19 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress, Pictures)):
     try:
         trainer = Trainer(config, run_dir, callbacks)
         if has_checkpoint(run_dir): resume(trainer)
+        else: atomic_write(run_dir / "config.json", json.dumps({"config": config_to_dict(config), "versions": versions()}, indent=2).encode())
         trainer.run(max_epochs)
         return trainer
     finally: lock.close()
 
 def open_run(config, run_dir):
-    "Make the run folder and its config.json, or check that it belongs to this configuration; returns its path."
-    run_dir, values = Path(run_dir), config_to_dict(config)
+    "Make the run folder, or check that the run it holds has this configuration; returns its path."
+    run_dir = Path(run_dir)
     try: (run_dir / "replay").mkdir(parents=True, exist_ok=True)
     except OSError as error: raise UserError(f"cannot make the run folder {run_dir} ({error.strerror}): choose another with --run-dir") from None
-    if not (run_dir / "config.json").exists():
-        atomic_write(run_dir / "config.json", json.dumps({"config": values, "versions": versions()}, indent=2).encode())
-    for name, (old, new) in differences(read_config(run_dir)["config"], values).items():
-        if name != "device": raise UserError(f"{run_dir} was started with {name} = {old} and is now asked for {new}: use the same options, or another --run-dir")
+    if has_checkpoint(run_dir):
+        for name, (old, new) in differences(read_config(run_dir)["config"], config_to_dict(config)).items():
+            if name != "device": raise UserError(f"{run_dir} was started with {name} = {old} and is now asked for {new}: use the same options, or another --run-dir")
     return run_dir
 
 def read_config(run_dir):

@@ -195,7 +195,7 @@ def test_second_process_is_refused(finished):
 
 @pytest.mark.parametrize("line, words", [
     ("train --preset tiny --game Pnog", "Pong"),
-    ("train --preset tiny --game Pendulum-v1", "continuous"),
+    ("train --preset tiny --game Pendulum-v1", "action space"),
     ("train --preset tiny --game CartPole-v1", "image"),
     ("train --preset gigantic", "choose one of tiny"),
     ("train --preset tiny --game Catch --autoencoder.tokens 20", "square"),
