@@ -9,7 +9,7 @@ __all__ = ['DEVICES', 'PRECISIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'TrainingCo
            'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy',
            'collect_epoch', 'experience_path', 'update_epoch', 'update_once', 'autocast', 'evaluate_epoch', 'held_out',
            'replay_of', 'save', 'resume', 'Trainer', 'timed', 'pick_device', 'Callback', 'Progress', 'summary',
-           'reenact', 'Pictures', 'TensorBoard', 'train', 'open_run', 'read_config', 'differences', 'load_run']
+           'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run']
 
 # %% ../nbs/09_training.ipynb #1005d14d
 import dataclasses, importlib, json, os, time
@@ -649,10 +649,15 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress, Pictures)):
     try:
         trainer = Trainer(config, run_dir, callbacks)
         if has_checkpoint(run_dir): resume(trainer)
-        else: atomic_write(run_dir / "config.json", json.dumps({"config": config_to_dict(config), "versions": versions()}, indent=2).encode())
+        else: begin(config, run_dir)
         trainer.run(max_epochs)
         return trainer
     finally: lock.close()
+
+def begin(config, run_dir):
+    "Write down what the run is, and forget what a process that died before its first checkpoint wrote."
+    atomic_write(Path(run_dir) / "config.json", json.dumps({"config": config_to_dict(config), "versions": versions()}, indent=2).encode())
+    trim_metrics(run_dir, 0)
 
 def open_run(config, run_dir):
     "Make the run folder, or check that the run it holds has this configuration; returns its path."

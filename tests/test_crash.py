@@ -1,9 +1,7 @@
 """A run killed at any moment resumes with the same command and ends in the same weights, bit for bit."""
-import functools, multiprocessing, os, random, signal, time
-from dataclasses import replace
-from pathlib import Path
+import multiprocessing, os, random, signal, time
 import pytest
-from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics
+from iris_edu.runs import CHECKPOINT, load_checkpoint, read_metrics
 
 KILLS = 50
 MICRO = ("train --preset tiny --game Catch --device cpu --training.epochs 6 --training.collect-epochs 5 --training.collect-steps 20 --training.updates 2 "
@@ -18,7 +16,7 @@ processes.set_forkserver_preload(["iris_edu.cli", "iris_edu.report"])
 def run(folder, die_at=None):
     "One life of a run in `folder`; `die_at` = (function name in iris_edu.runs or os, which call) kills it inside a checkpoint write."
     import torch
-    from iris_edu import cli, replay
+    from iris_edu import cli
     torch.set_num_threads(1)
     if die_at: _kill_inside_write(*die_at)
     raise SystemExit(cli.main([*MICRO, "--run-dir", str(folder)]))
@@ -90,9 +88,10 @@ def test_killed_inside_a_write(name, call, undisturbed, tmp_path):
     same_end(folder, undisturbed)
 
 
-def test_finished_run_says_so(undisturbed, capfd):
+def test_finished_run_says_so(undisturbed, capsys):
+    from iris_edu import cli
     folder, _, _ = undisturbed
     before = (folder / CHECKPOINT).read_bytes()
-    assert live(folder) == 0
-    assert "is finished" in capfd.readouterr().out
+    assert cli.main([*MICRO, "--run-dir", str(folder)]) == 0
+    assert "is finished" in capsys.readouterr().out
     assert (folder / CHECKPOINT).read_bytes() == before
