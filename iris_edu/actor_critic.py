@@ -107,8 +107,7 @@ class ActorCritic(nn.Module):
         layers = [layer for i, o in widths for layer in (nn.Conv2d(i, o, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.hidden)
-        self.actor = nn.Linear(config.hidden, actions)
-        self.critic = nn.Linear(config.hidden, 1)
+        self.actor, self.critic = nn.Linear(config.hidden, actions), nn.Linear(config.hidden, 1)
 
     def initial_state(self, batch: int, device=None) -> tuple[Tensor, Tensor]:
         """Zeros (h, c), each (B, hidden), on the device of the network unless named."""

@@ -15,7 +15,8 @@ from .settings import UserError
 from .world_model import sample_categorical
 
 # %% auto #0
-__all__ = ['ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamState', 'Dream', 'Rollout', 'imagine', 'DreamEnv']
+__all__ = ['ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamState', 'draw_frame', 'memory_with_room', 'Dream',
+           'Rollout', 'imagine', 'DreamEnv']
 
 # %% ../nbs/07_imagination.ipynb #81f5d3ce
 @dataclass(frozen=True)
@@ -70,12 +71,29 @@ class DreamState(NamedTuple):
     history_tokens: Tensor  # int64 (B,t,K), the last t ≤ keep_frames frames, the current one included
     history_actions: Tensor  # int64 (B,t-1), the actions between them
 
+# %% ../nbs/07_imagination.ipynb #65e9020b
+def draw_frame(world_model, sampler: TokenSampler, memory, logits: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Any]:
+    """The `count` tokens of a frame, one after the other, from the logits (B,N) of its first: `count - 1` passes → ((B,count), memory)."""
+    tokens = [sampler(logits, generator)]
+    while len(tokens) < count:
+        memory, logits = world_model.extend(memory, tokens[-1])
+        tokens.append(sampler(logits, generator))
+    return torch.stack(tokens, 1), world_model.finish(memory, tokens[-1])
+
+# %% ../nbs/07_imagination.ipynb #6eb469fd
+def memory_with_room(world_model, state: DreamState, calls: int):
+    """The dream's memory while `calls` more actions fit, else a new one that has read the kept frames only; UserError if they fill it."""
+    if world_model.room(state.memory) >= calls:
+        return state.memory
+    memory = world_model.begin(state.history_tokens, state.history_actions)
+    if world_model.room(memory) < calls:
+        kept = state.history_tokens.shape[1]
+        raise UserError(f"The {kept} kept frames leave no room for another in the world model's context: keep fewer frames or give it more steps.")
+    return memory
+
 # %% ../nbs/07_imagination.ipynb #c80f3ce2
 class Dream:
-    """The world model as an environment: frames in, actions in, sampled frames, rewards and endings out (section 2.3).
-
-    Holds the two models and the sampler, no state: `begin` and `step` hand the state back.
-    """
+    """The world model as an environment: frames in, actions in, sampled frames, rewards and endings out, no state inside (section 2.3)."""
 
     def __init__(self, tokenizer, world_model, sampler: TokenSampler | None = None, config: ImaginationConfig = ImaginationConfig()):
         self.tokenizer, self.world_model, self.config = tokenizer, world_model, config
@@ -90,9 +108,8 @@ class Dream:
         if frames.ndim != 4 or not frames.is_floating_point():
             raise UserError(f"A dream starts from float frames (B,3,H,W) in [0,1], not {tuple(frames.shape)} {frames.dtype}: use replay.to_float.")
         tokens = self.tokenizer.encode(frames)
-        history = tokens[:, None]
-        memory = self.world_model.begin(history, None)
-        return DreamState(self.tokenizer.decode(tokens), tokens, memory, history, tokens.new_empty(len(tokens), 0))
+        memory = self.world_model.begin(tokens[:, None], None)
+        return DreamState(self.tokenizer.decode(tokens), tokens, memory, tokens[:, None], tokens.new_empty(len(tokens), 0))
 
     @torch.no_grad()
     def step(self, state: DreamState, actions: Tensor, generator: torch.Generator, next_frame: bool = True) -> tuple[DreamState, Tensor, Tensor]:
@@ -101,35 +118,18 @@ class Dream:
         With `next_frame=False` only reward and ending are drawn (one pass) and the dream cannot go on from the state.
         A memory may be written in place: to branch a dream, step from `begin` again.
         """
-        memory = self._memory_with_room(state, 1 + next_frame)
+        memory = memory_with_room(self.world_model, state, 1 + next_frame)
         memory, out = self.world_model.act(memory, actions)
         rewards = self.world_model.sample_reward(out, generator)
         endings = self.world_model.sample_ending(out, generator)
         if not next_frame:
             return state._replace(memory=memory), rewards, endings
-        tokens, memory = self._next_tokens(memory, out.token, state.tokens.shape[-1], generator)
+        tokens, memory = draw_frame(self.world_model, self.sampler, memory, out.token, state.tokens.shape[-1], generator)
         keep = self.config.keep_frames
         history_tokens = torch.cat([state.history_tokens, tokens[:, None]], 1)[:, -keep:]
         history_actions = torch.cat([state.history_actions, actions[:, None]], 1)
         history_actions = history_actions[:, history_actions.shape[1] - history_tokens.shape[1] + 1 :]
         return DreamState(self.tokenizer.decode(tokens), tokens, memory, history_tokens, history_actions), rewards, endings
-
-    def _next_tokens(self, memory, logits: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Any]:
-        """Draw `count` tokens one after the other: `count - 1` passes, the last token stays pending → ((B,count), memory)."""
-        tokens = [self.sampler(logits, generator)]
-        while len(tokens) < count:
-            memory, logits = self.world_model.extend(memory, tokens[-1])
-            tokens.append(self.sampler(logits, generator))
-        return torch.stack(tokens, 1), self.world_model.finish(memory, tokens[-1])
-
-    def _memory_with_room(self, state: DreamState, calls: int):
-        """The memory itself while `calls` more actions fit, else a new one that has read the kept frames only."""
-        if self.world_model.room(state.memory) >= calls:
-            return state.memory
-        memory = self.world_model.begin(state.history_tokens, state.history_actions)
-        if self.world_model.room(memory) < calls:
-            raise UserError(f"keep_frames = {self.config.keep_frames} leaves no room for another frame in the world model's context: keep fewer frames or give it more steps.")
-        return memory
 
 # %% ../nbs/07_imagination.ipynb #5d19b922
 class Rollout(NamedTuple):
