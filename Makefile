@@ -7,7 +7,7 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lab outputs export
+.PHONY: help venv demo test lab outputs export readme
 
 help:
 	@printf '%s\n' \
@@ -52,3 +52,7 @@ outputs: $(READY)
 
 export: $(READY)
 	@'$(BIN)/nbdev-export'
+
+# README.md is nbs/index.ipynb seen from one folder above.
+readme: $(READY)
+	@'$(BIN)/python' tests/test_readme.py

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VGG16_URL', 'nearest_code', 'TokenizerConfig', 'Quantized', 'VectorQuantizer', 'codebook_usage', 'check_frames',
            'Tokenizer', 'VGG16', 'LPIPS', 'find_vgg16', 'hub_vgg16', 'packaged', 'lpips_heads', 'read_weights',
-           'load_vgg16', 'ArraysOnly', 'flax_vgg16', 'Quantizer', 'PerceptualLoss', 'TokenizerLike']
+           'load_vgg16', 'ArraysOnly', 'flax_vgg16', 'SquaredDistance', 'Quantizer', 'PerceptualLoss', 'TokenizerLike']
 
 # %% ../nbs/04_tokenizer.ipynb #847ed5cd
 import pickle
@@ -267,6 +267,16 @@ def flax_vgg16(file) -> dict:
         state[f"{name}.weight"] = torch.tensor(arrays[f"Conv_{k}"]["kernel"].transpose(3, 2, 0, 1).copy())
         state[f"{name}.bias"] = torch.tensor(arrays[f"Conv_{k}"]["bias"])
     return state
+
+# %% ../nbs/04_tokenizer.ipynb #41ff8cac
+class SquaredDistance(nn.Module):
+    "Mean squared error times 20, a stand-in for LPIPS that needs no trained weights: x, y (B,3,H,W) in [-1,1] -> (B,)."
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.weight = 20.0
+
+    def forward(self, x, y):
+        return self.weight * (x - y).square().mean((1, 2, 3))
 
 # %% ../nbs/04_tokenizer.ipynb #0c507e9d
 class Quantizer(Protocol):

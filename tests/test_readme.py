@@ -1,0 +1,27 @@
+"""README.md is nbs/index.ipynb seen from the project's root; run as a script, this file writes it."""
+import json, re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def readme():
+    "The Markdown of the index, with links that start in the project's root."
+    cells = json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"\]\((?=\w+\.ipynb|images/)", "](nbs/", text) + "\n"
+
+
+def links():
+    return re.findall(r"\]\((?!http)([^)]+)\)", readme())
+
+
+def test_readme_is_the_index():
+    assert (ROOT / "README.md").read_text() == readme(), "run make readme"
+
+
+def test_links_lead_to_files():
+    assert links() and all((ROOT / link).exists() for link in links())
+
+
+if __name__ == "__main__": (ROOT / "README.md").write_text(readme())
