@@ -14,7 +14,6 @@ from . import plots
 from .imagination import Dream
 from .replay import atomic_write
 from .runs import generator, read_metrics
-from .settings import UserError
 from .training import evaluate_policy, load_run, read_config, reenact, resolve, to_frames
 
 # %% ../nbs/A5_report.ipynb #e3710e71

@@ -11,8 +11,8 @@ __all__ = ['DEVICES', 'PRECISIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'TrainingCo
            'replay_of', 'save', 'resume', 'Trainer', 'timed', 'pick_device', 'Callback', 'Progress', 'summary',
            'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run']
 
-# %% ../nbs/09_training.ipynb #1005d14d
-import dataclasses, importlib, json, os, time
+# %% ../nbs/09_training.ipynb #c73754b4
+import dataclasses, importlib, json, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
