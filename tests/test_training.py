@@ -80,7 +80,7 @@ def test_accumulated_gradients_equal_the_whole_batch(tmp_path):
         trainer.batch = lambda name, length, draw, anchor="start": type("Batch", (), {"frames": (next(pieces)[:, None] * 255).byte()})
         training.update_once(trainer, "tokenizer", runs.generator(0))
     for a, b in zip(whole.agent.tokenizer.parameters(), parts.agent.tokenizer.parameters()):
-        if a.grad is not None: torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+        if a.grad is not None: assert (a.grad - b.grad).norm() <= 1e-4 * b.grad.norm() + 1e-5
 
 
 def test_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
