@@ -388,6 +388,7 @@ class _Table:
         columns = zip(*self.steps) if self.steps else ((), (), (), ())
         return Played(self.total, self.length, *(np.array(column) for column in columns))
 
+# %% ../nbs/09_training.ipynb #db17baf3
 @torch.no_grad()
 def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu"):
     "Play `episodes` whole episodes in environments from `make()`, `parallel` at a time, keeping the first `keep` steps of each; returns a list of Played."
@@ -669,6 +670,7 @@ def open_run(config, run_dir):
             if name != "device": raise UserError(f"{run_dir} was started with {name} = {old} and is now asked for {new}: use the same options, or another --run-dir")
     return run_dir
 
+# %% ../nbs/09_training.ipynb #baf9c002
 def read_config(run_dir):
     "What config.json of a run folder says: its configuration and the versions that started it."
     path = Path(run_dir) / "config.json"
