@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from iris_edu import plots
-from iris_edu.plots import COLOURS, agent_map, plot_curves, show_frames, show_tokens, strip, to_uint8
+from iris_edu.plots import COLOURS, agent_map, plot_curves, plot_intervals, show_frames, show_tokens, strip, to_uint8
 from iris_edu.settings import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +101,16 @@ def test_a_pair_of_numbers_is_a_curve_of_two_values():
     assert list(plot_curves({"a": (3, 4)}, "x", "y").axes[0].lines[0].get_ydata()) == [3, 4]
 
 
+def test_bands_and_intervals():
+    banded = plot_curves({"a": [1, 2], "b": [3, 4]}, "x", "y", bands={"a": ([0, 1], [2, 3])})
+    assert len(banded.axes[0].collections) == 1
+    panels = {"mean": {"A": (0.5, 0.4, 0.7), "B": (1.0, 0.9, 1.2)}, "median": {"B": (2, 1, 3), "A": (0, 0, 0)}}
+    mean, median = plot_intervals(panels).axes
+    assert [(bar.get_x(), round(bar.get_width(), 9)) for bar in mean.patches] == [(0.4, 0.3), (0.9, 0.3)]
+    assert [line.get_xdata()[0] for line in median.lines] == [0, 2]                       # the names of the first panel set the order
+    assert [text.get_text() for text in mean.get_yticklabels()] == ["A", "B"]
+
+
 @pytest.mark.parametrize("lit", plots._PARTS)
 def test_the_map_lights_one_part(lit):
     from matplotlib.colors import to_rgb
@@ -112,7 +122,7 @@ def test_the_map_lights_one_part(lit):
 
 def test_figures_are_closed_and_small():
     import matplotlib.pyplot as plt
-    for figure in (agent_map(), show_frames(FRAMES), show_tokens(FRAMES, np.zeros((5, 16), int)), plot_curves({"a": [1]}, "x", "y")):
+    for figure in (agent_map(), show_frames(FRAMES), show_tokens(FRAMES, np.zeros((5, 16), int)), plot_curves({"a": [1]}, "x", "y"), plot_intervals({"a": {"b": (1, 0, 2)}})):
         file = io.BytesIO()
         figure.savefig(file, format="png")
         assert file.tell() < 60_000
