@@ -7,12 +7,15 @@ __all__ = ['DEVICES', 'PRECISIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'TrainingCo
            'config_from_dict', 'resolve', 'Agent', 'build_agent', 'build_optimizers', 'to_frames', 'Collector',
            'collect', 'explore', 'finished_returns', 'restore_collector', 'replay_open_game', 'Draws', 'make_draws',
            'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy',
-           'collect_epoch', 'experience_path', 'update_epoch', 'update_once', 'autocast', 'evaluate_epoch', 'held_out',
-           'replay_of', 'save', 'resume', 'Trainer', 'timed', 'pick_device', 'Callback', 'Progress', 'summary',
-           'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run']
+           'collect_epoch', 'experience_path', 'update_epoch', 'update_once', 'autocast', 'evaluate_epoch',
+           'evaluate_agent', 'held_out', 'has_started', 'replay_of', 'background_evaluation', 'evaluate_checkpoint',
+           'save', 'resume', 'Trainer', 'timed', 'pick_device', 'Callback', 'Progress', 'summary', 'reenact',
+           'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run']
 
 # %% ../nbs/09_training.ipynb #c73754b4
-import dataclasses, importlib, json, time
+import dataclasses, importlib, json, os, subprocess, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -78,9 +81,11 @@ class TrainingConfig:
     "Episodes an evaluation plays (authors' code)."
     evaluate_temperature: float = 0.5
     "Sampling temperature during evaluation."
+    evaluate_in_background: bool = True
+    "Whether a second process evaluates while the epoch learns: it plays the agent that enters the epoch; otherwise learning waits and the agent that leaves it plays."
 
     def __post_init__(self):
-        may_be_zero = ("epsilon", "weight_decay", "evaluate_every", "tokenizer_after", "world_model_after", "actor_critic_after", "collect_epochs")
+        may_be_zero = ("epsilon", "weight_decay", "evaluate_every", "tokenizer_after", "world_model_after", "actor_critic_after", "collect_epochs", "evaluate_in_background")
         for name, value in vars(self).items():
             if value < 0 or (value == 0 and name not in may_be_zero):
                 raise UserError(f"training.{name} is {value}: it must be {'at least 0' if name in may_be_zero else 'greater than 0'}")
@@ -167,7 +172,7 @@ PRESETS = {
         env=EnvConfig(eval_max_frames=2_000),
         replay=ReplayConfig(capacity=10_000),
         training=TrainingConfig(epochs=14, collect_epochs=12, collect_steps=150, updates=25, tokenizer_after=1, world_model_after=4, actor_critic_after=9,
-                                tokenizer_batch=32, world_model_batch=16, actor_critic_batch=8, learning_rate=2e-3, evaluate_every=7, evaluate_episodes=4),
+                                tokenizer_batch=32, world_model_batch=16, actor_critic_batch=8, learning_rate=2e-3, evaluate_every=7, evaluate_episodes=4, evaluate_in_background=False),
         parts=Parts(perceptual_loss="iris_edu.tokenizer:SquaredDistance")),
     "atari100k": Config(),
     "atari100k-64": Config(autoencoder=AutoencoderConfig(tokens=64)),
@@ -374,8 +379,8 @@ class _Table:
     def __init__(self, env, keep):
         self.env, self.keep, self.steps, self.total, self.over = env, keep, [], 0.0, True
 
-    def start(self, seed):
-        self.frame, _ = self.env.reset(seed=seed)
+    def start(self, number, seed):
+        self.number, (self.frame, _) = number, self.env.reset(seed=seed)
         self.steps, self.total, self.length, self.over = [], 0.0, 0, False
 
     def play(self, action):
@@ -390,23 +395,23 @@ class _Table:
 
 # %% ../nbs/09_training.ipynb #db17baf3
 @torch.no_grad()
-def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu"):
-    "Play `episodes` whole episodes in environments from `make()`, `parallel` at a time, keeping the first `keep` steps of each; returns a list of Played."
+def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu", threads=4):
+    "Play `episodes` whole episodes in environments from `make()`, `parallel` at a time on `threads` threads, keeping the first `keep` steps of each; a list of Played in the order of their seeds."
     tables = [_Table(make(), keep) for _ in range(min(parallel, episodes))]
     state, draw = agent.actor_critic.initial_state(len(tables), device), generator(seed, "evaluate", device=device)
-    started, done = 0, []
-    while len(done) < episodes:
-        for row, table in enumerate(tables):
-            if table.over and started < episodes:
-                table.start(derive_seed(seed, "evaluate", started))
-                state, started = _fresh_rows(agent, state, row, device), started + 1
-        actions, state = agent.act(to_frames([table.frame for table in tables], device), state, draw, temperature)
-        for table, action in zip(tables, actions.tolist()):
-            if not table.over:
-                table.play(action)
-                if table.over: done.append(table.played())
+    started, done = 0, {}
+    with ThreadPoolExecutor(threads) as pool:
+        while len(done) < episodes:
+            for row, table in enumerate(tables):
+                if table.over and started < episodes:
+                    table.start(started, derive_seed(seed, "evaluate", started))
+                    state, started = _fresh_rows(agent, state, row, device), started + 1
+            actions, state = agent.act(to_frames([table.frame for table in tables], device), state, draw, temperature)
+            playing = [(table, action) for table, action in zip(tables, actions.tolist()) if not table.over]
+            list(pool.map(lambda pair: pair[0].play(pair[1]), playing))
+            done |= {table.number: table.played() for table, _ in playing if table.over}
     for table in tables: table.env.close()
-    return done
+    return [done[number] for number in range(episodes)]
 
 def _fresh_rows(agent, state, row, device):
     "The recurrent state with one row reset, for a new episode."
@@ -459,27 +464,33 @@ def autocast(trainer):
 
 # %% ../nbs/09_training.ipynb #4f23a115
 def evaluate_epoch(trainer):
+    "The metrics of `evaluate_agent` for the trainer's agent as it is now."
+    return evaluate_agent(trainer.agent, trainer.config, trainer.epoch, trainer.device)
+
+def evaluate_agent(agent, config, epoch, device):
     "Play evaluation episodes; returns of the policy, losses on the frames it saw, use of the codebook."
-    config, device = trainer.config, trainer.device
-    played = evaluate_policy(trainer.agent, lambda: trainer.make_env(config.env, train=False), config.training.evaluate_episodes,
-                             derive_seed(config.seed, "evaluate", trainer.epoch), config.training.evaluate_temperature, keep=500, device=device)
+    played = evaluate_policy(agent, lambda: resolve(config.parts.environment)(config.env, train=False), config.training.evaluate_episodes,
+                             derive_seed(config.seed, "evaluate", epoch), config.training.evaluate_temperature, keep=500, device=device)
     totals = np.array([episode.total for episode in played])
     metrics = {"return": float(totals.mean()), "return_std": float(totals.std()), "episodes": len(played), "length": float(np.mean([e.length for e in played]))}
-    return metrics | held_out(trainer, played)
+    return metrics | held_out(agent, config, epoch, played, device)
 
 @torch.no_grad()
-def held_out(trainer, played):
+def held_out(agent, config, epoch, played, device):
     "Losses of tokenizer and world model, and codebook use, on evaluation episodes; only of learners that have started."
-    config, agent = trainer.config, trainer.agent
-    replay, draw = replay_of(played, config, trainer.device), generator(config.seed, "held-out", trainer.epoch)
+    replay, draw = replay_of(played, config, device), generator(config.seed, "held-out", epoch)
     frames = to_float(replay.sample(config.training.tokenizer_batch, 1, draw).frames[:, 0])
     batch, metrics = replay.sample(config.training.world_model_batch, config.world_model.steps, draw), {}
-    if trainer.has_started("tokenizer"):
+    if has_started(config, "tokenizer", epoch):
         used = codebook_usage(agent.tokenizer.encode(frames), agent.tokenizer.vocabulary)
         metrics = agent.tokenizer.loss(frames) | {f"codebook_{key}": value for key, value in used.items()}
-    if trainer.has_started("world_model"):
+    if has_started(config, "world_model", epoch):
         metrics |= agent.world_model.loss(agent.tokenizer.encode(to_float(batch.frames)), batch.actions, batch.rewards, batch.ends, batch.mask)
     return {key: float(value) for key, value in metrics.items()}
+
+def has_started(config, name, epoch):
+    "Whether a learner trains in an epoch (Table 5: start after epochs)."
+    return epoch > getattr(config.training, f"{name}_after")
 
 def replay_of(played, config, device="cpu"):
     "A replay that holds the kept steps of evaluation episodes."
@@ -489,6 +500,32 @@ def replay_of(played, config, device="cpu"):
         for t, step in enumerate(zip(episode.frames, episode.actions, episode.rewards, episode.ends)):
             replay.add(*step, truncated=t == last and not episode.ends[t])
     return replay
+
+# %% ../nbs/09_training.ipynb #42d37e06
+_CHILD = "import sys; from iris_edu.training import evaluate_checkpoint; evaluate_checkpoint(*sys.argv[1:])"
+
+@contextmanager
+def background_evaluation(trainer):
+    "Evaluate the agent that enters the epoch, the one in the checkpoint, in a second process; yields a function that waits for the metrics."
+    words = [sys.executable, "-c", _CHILD, str(trainer.run_dir), str(trainer.epoch), str(trainer.device)]
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(words, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try: yield lambda: _last_line(process, trainer.epoch)
+        finally: process.kill()
+
+def _last_line(process, epoch):
+    "The metrics that the second process printed; UserError if it failed."
+    *_, last = process.stdout.read().strip().splitlines() or ["it said nothing"]
+    if process.wait():
+        raise UserError(f"the evaluation of epoch {epoch} in the background failed ({last}): the checkpoint of epoch {epoch - 1} is kept; "
+                        "mend that, or add --training.no-evaluate-in-background, and run the same command again")
+    return json.loads(last)
+
+def evaluate_checkpoint(run_dir, epoch, device):
+    "What the second process does: play, and print the metrics as its last line. It ends when the first process does."
+    threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+    config, agent = load_run(run_dir, device, untrained=True)
+    print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device))))
 
 # %% ../nbs/09_training.ipynb #c0859640
 def save(trainer):
@@ -539,15 +576,13 @@ class Trainer:
     def epoch_record(self):
         "One epoch: collect, update each learner that has started, evaluate now and then; returns its metrics."
         record, config = {"epoch": self.epoch}, self.config.training
-        if self.epoch <= config.collect_epochs: record |= timed("collect", collect_epoch, self)
-        for name in LEARNERS:
-            if self.has_started(name): record |= timed(name, update_epoch, self, name)
-        if config.evaluate_every and self.epoch % config.evaluate_every == 0: record |= timed("evaluate", evaluate_epoch, self)
+        due = config.evaluate_every and self.epoch % config.evaluate_every == 0
+        with background_evaluation(self) if due and config.evaluate_in_background else nullcontext(lambda: evaluate_epoch(self)) as evaluate:
+            if self.epoch <= config.collect_epochs: record |= timed("collect", collect_epoch, self)
+            for name in LEARNERS:
+                if has_started(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
+            if due: record |= timed("evaluate", evaluate)
         return record | {"steps": config.collect_steps * min(self.epoch, config.collect_epochs)}
-
-    def has_started(self, name):
-        "Whether a learner trains in this epoch (Table 5: start after epochs)."
-        return self.epoch > getattr(self.config.training, f"{name}_after")
 
     def batch(self, name, length, draw, anchor="start"):
         "A batch of segments for one learner, of its batch size."
@@ -667,7 +702,7 @@ def open_run(config, run_dir):
     except OSError as error: raise UserError(f"cannot make the run folder {run_dir} ({error.strerror}): choose another with --run-dir") from None
     if has_checkpoint(run_dir):
         for name, (old, new) in differences(read_config(run_dir)["config"], config_to_dict(config)).items():
-            if name != "device": raise UserError(f"{run_dir} was started with {name} = {old} and is now asked for {new}: use the same options, or another --run-dir")
+            if name not in ("device", "training.evaluate_in_background"): raise UserError(f"{run_dir} was started with {name} = {old} and is now asked for {new}: use the same options, or another --run-dir")
     return run_dir
 
 # %% ../nbs/09_training.ipynb #baf9c002
@@ -687,11 +722,11 @@ def differences(old, new, prefix=""):
         elif a != b: found[prefix + name] = (a, b)
     return found
 
-def load_run(run_dir, device="auto"):
-    "Configuration and trained agent, in eval mode, of a run folder."
+def load_run(run_dir, device="auto", untrained=False):
+    "Configuration and trained agent, in eval mode, of a run folder; `untrained` allows one that has no checkpoint yet."
     config = config_from_dict(read_config(run_dir)["config"])
     env = resolve(config.parts.environment)(config.env, train=False)
     agent, device = build_agent(config, num_actions(env)), pick_device(device)
     env.close()
-    load_weights(agent, load_checkpoint(run_dir)[0], "agent", run_dir)
+    if has_checkpoint(run_dir) or not untrained: load_weights(agent, load_checkpoint(run_dir)[0], "agent", run_dir)
     return config, agent.to(device).eval()

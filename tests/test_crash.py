@@ -1,5 +1,6 @@
 """A run killed at any moment resumes with the same command and ends in the same weights, bit for bit."""
 import multiprocessing, os, random, signal, time
+from pathlib import Path
 import pytest
 from iris_edu.runs import CHECKPOINT, load_checkpoint, read_metrics
 
@@ -13,13 +14,13 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["iris_edu.cli", "iris_edu.report"])
 
 
-def run(folder, die_at=None):
-    "One life of a run in `folder`; `die_at` = (function name in iris_edu.runs or os, which call) kills it inside a checkpoint write."
+def run(folder, die_at=None, words=()):
+    "One life of a run in `folder`, with further option `words`; `die_at` = (function name in iris_edu.runs or os, which call) kills it inside a checkpoint write."
     import torch
     from iris_edu import cli
     torch.set_num_threads(1)
     if die_at: _kill_inside_write(*die_at)
-    raise SystemExit(cli.main([*MICRO, "--run-dir", str(folder)]))
+    raise SystemExit(cli.main([*MICRO, "--run-dir", str(folder), *words]))
 
 
 def _kill_inside_write(name, call):
@@ -86,6 +87,56 @@ def test_killed_inside_a_write(name, call, undisturbed, tmp_path):
     assert live(folder, die_at=(name, call)) == -signal.SIGKILL
     assert live(folder) == 0
     same_end(folder, undisturbed)
+
+
+def judges(folder):
+    "Process ids of the background evaluations of a run, from the command lines of all processes."
+    lines = ((path.parent.name, path.read_bytes()) for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    return [int(name) for name, line in lines if b"evaluate_checkpoint" in line and str(folder).encode() in line]
+
+
+def until(condition, seconds=60):
+    "Wait for a condition to hold."
+    end = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+BUSY = ("--training.evaluate-in-background",)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc to list processes")
+
+
+def kill_while_judged(folder, words):
+    "One life of a run that is killed as soon as a second process evaluates it."
+    process = processes.Process(target=run, args=(folder, None, words))
+    process.start()
+    until(lambda: judges(folder))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+@needs_proc
+def test_the_second_process_dies_with_the_first(tmp_path):
+    "Even one that would play for hours."
+    folder = tmp_path / "run"
+    kill_while_judged(folder, (*BUSY, "--training.evaluate-every", "1", "--training.evaluate-episodes", "1000000"))
+    try: until(lambda: not judges(folder))
+    finally: [os.kill(judge, signal.SIGKILL) for judge in judges(folder)]
+
+
+@needs_proc
+def test_killed_while_a_second_process_evaluates(undisturbed, tmp_path):
+    "The run ends like one that nobody killed, in a folder that holds what it always holds."
+    folders = [tmp_path / "quiet", tmp_path / "killed"]
+    kill_while_judged(folders[1], BUSY)
+    for folder in folders:
+        life = processes.Process(target=run, args=(folder, None, BUSY))
+        life.start(); life.join()
+        assert life.exitcode == 0 and not judges(folder)
+    same_end(folders[1], (folders[0], load_checkpoint(undisturbed[0])[0], None))
+    names = lambda folder: sorted(path.name for path in folder.iterdir())
+    assert names(folders[0]) == names(folders[1]) == names(undisturbed[0])
 
 
 def test_finished_run_says_so(undisturbed, capsys):

@@ -7,7 +7,8 @@ import torch
 from iris_edu import cli, replay, runs
 from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics
 from iris_edu.settings import UserError
-from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, load_run, train
+from iris_edu.envs import make_env
+from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, load_run, train
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
 MICRO = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
@@ -45,7 +46,7 @@ def test_optimisers():
 
 def test_schedule(tmp_path, monkeypatch):
     "Who learns in which epoch of the paper's 600, and how often, counted from the trainer itself."
-    config = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(PAPER.training, updates=1))
+    config = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(PAPER.training, updates=1, evaluate_in_background=False))
     trainer, done = Trainer(config, tmp_path), []
     import iris_edu.training as training
     monkeypatch.setattr(training, "collect_epoch", lambda trainer: done.append(("collect", trainer.epoch)) or {})
@@ -114,6 +115,48 @@ def test_resume_in_the_middle_of_a_real_game(game, tmp_path):
     train(config, tmp_path / "broken", max_epochs=1, callbacks=())
     resumed = train(config, tmp_path / "broken", callbacks=())
     assert all(a.equal(b) for a, b in zip(whole.agent.state_dict().values(), resumed.agent.state_dict().values()))
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("game", ["Catch", "Breakout"])
+def test_threads_change_no_episode(game):
+    "One thread or many: the same episodes, frame by frame, in the order of their seeds."
+    agent, env = build_agent(TINY, 3 if game == "Catch" else 4).eval(), replace(TINY.env, game=game, eval_max_frames=120)
+    one, many = (evaluate_policy(agent, lambda: make_env(env, train=False), 7, seed=3, parallel=3, keep=20, threads=n) for n in (1, 5))
+    assert len(one) == 7 and [e[:2] for e in one] == [e[:2] for e in many]
+    assert all((a.frames == b.frames).all() and (a.actions == b.actions).all() for a, b in zip(one, many))
+
+
+WAITS = replace(MICRO, training=replace(MICRO.training, epochs=3, evaluate_episodes=2))
+BUSY = replace(WAITS, training=replace(WAITS.training, evaluate_every=1, evaluate_in_background=True))
+
+
+def test_background_evaluation_judges_the_agent_that_enters(tmp_path):
+    "The second process finds what this one finds for the same weights, and learning goes as if nobody looked."
+    busy, agent = train(BUSY, tmp_path / "busy", callbacks=()), build_agent(BUSY, 3).eval()
+    for record in read_metrics(tmp_path / "busy"):
+        here = evaluate_agent(agent, BUSY, record["epoch"], torch.device("cpu"))
+        assert {f"evaluate/{key}": value for key, value in here.items()}.items() <= record.items()
+        agent = train(WAITS, tmp_path / "waits", max_epochs=record["epoch"], callbacks=()).agent
+    assert all(a.equal(b) for a, b in zip(busy.agent.state_dict().values(), agent.state_dict().values()))
+    names = lambda run: sorted(path.name for path in (tmp_path / run).iterdir())
+    assert names("busy") == names("waits")
+
+
+def test_a_failing_background_evaluation_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "shy_env.py").write_text("from iris_edu.envs import make_env\ndef make(config, train=True):\n    if not train: raise RuntimeError('no ticket')\n    return make_env(config, train)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shy = replace(BUSY, parts=replace(BUSY.parts, environment="shy_env:make"))
+    with pytest.raises(UserError, match=r"evaluation of epoch 1 in the background failed \(RuntimeError: no ticket\)") as error: train(shy, tmp_path / "run", callbacks=())
+    assert "\n" not in str(error.value) and not (tmp_path / "run" / CHECKPOINT).exists()
+    waits = replace(shy, training=replace(shy.training, evaluate_every=0, evaluate_in_background=False))
+    assert train(waits, tmp_path / "run", callbacks=()).epoch == 3
+
+
+def test_the_way_of_evaluating_may_change(finished):
+    "It changes no weight, so the same folder goes on with it."
+    assert train(replace(MICRO, training=replace(MICRO.training, evaluate_in_background=True)), finished, callbacks=()).epoch == 2
 
 
 # --- files on a bad day -------------------------------------------------------------------------------------------
