@@ -373,7 +373,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'iris_edu.training._Table.played': ('training.html#_table.played', 'iris_edu/training.py'),
                                    'iris_edu.training._Table.start': ('training.html#_table.start', 'iris_edu/training.py'),
                                    'iris_edu.training._field_from_json': ('training.html#_field_from_json', 'iris_edu/training.py'),
-                                   'iris_edu.training._fresh_rows': ('training.html#_fresh_rows', 'iris_edu/training.py'),
                                    'iris_edu.training._last_line': ('training.html#_last_line', 'iris_edu/training.py'),
                                    'iris_edu.training._recording': ('training.html#_recording', 'iris_edu/training.py'),
                                    'iris_edu.training.actor_critic_losses': ('training.html#actor_critic_losses', 'iris_edu/training.py'),

@@ -379,15 +379,15 @@ class _Table:
     def __init__(self, env, keep):
         self.env, self.keep, self.steps, self.total, self.over = env, keep, [], 0.0, True
 
-    def start(self, number, seed):
-        self.number, (self.frame, _) = number, self.env.reset(seed=seed)
+    def start(self, number, seed, state):
+        self.number, self.state, (self.frame, _) = number, state, self.env.reset(seed=seed)
         self.steps, self.total, self.length, self.over = [], 0.0, 0, False
 
-    def play(self, action):
+    def play(self, action, state):
         frame, reward, terminated, truncated, _ = self.env.step(action)
         self.over, self.total, self.length = terminated or truncated, self.total + float(reward), self.length + 1
         if self.length <= self.keep: self.steps.append((self.frame, action, reward, terminated))
-        self.frame = frame
+        self.frame, self.state = frame, state
 
     def played(self):
         columns = zip(*self.steps) if self.steps else ((), (), (), ())
@@ -398,24 +398,20 @@ class _Table:
 def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu", threads=4):
     "Play `episodes` whole episodes in environments from `make()`, `parallel` at a time on `threads` threads, keeping the first `keep` steps of each; a list of Played in the order of their seeds."
     tables = [_Table(make(), keep) for _ in range(min(parallel, episodes))]
-    state, draw = agent.actor_critic.initial_state(len(tables), device), generator(seed, "evaluate", device=device)
-    started, done = 0, {}
+    draw, started, done = generator(seed, "evaluate", device=device), 0, {}
     with ThreadPoolExecutor(threads) as pool:
         while len(done) < episodes:
-            for row, table in enumerate(tables):
+            for table in tables:
                 if table.over and started < episodes:
-                    table.start(started, derive_seed(seed, "evaluate", started))
-                    state, started = _fresh_rows(agent, state, row, device), started + 1
-            actions, state = agent.act(to_frames([table.frame for table in tables], device), state, draw, temperature)
-            playing = [(table, action) for table, action in zip(tables, actions.tolist()) if not table.over]
-            list(pool.map(lambda pair: pair[0].play(pair[1]), playing))
-            done |= {table.number: table.played() for table, _ in playing if table.over}
+                    table.start(started, derive_seed(seed, "evaluate", started), agent.actor_critic.initial_state(1, device))
+                    started += 1
+            playing = [table for table in tables if not table.over]
+            state = tuple(map(torch.cat, zip(*(table.state for table in playing))))
+            actions, state = agent.act(to_frames([table.frame for table in playing], device), state, draw, temperature)
+            list(pool.map(_Table.play, playing, actions.tolist(), zip(*(part.split(1) for part in state))))
+            done |= {table.number: table.played() for table in playing if table.over}
     for table in tables: table.env.close()
     return [done[number] for number in range(episodes)]
-
-def _fresh_rows(agent, state, row, device):
-    "The recurrent state with one row reset, for a new episode."
-    return tuple(torch.cat([old[:row], new, old[row + 1:]]) for old, new in zip(state, agent.actor_critic.initial_state(1, device)))
 
 # %% ../nbs/09_training.ipynb #6dd1ee2a
 def collect_epoch(trainer):
