@@ -1,12 +1,23 @@
 """Forecasts, scores and intervals on cases that can be worked out by hand, and against what was published."""
+import json
+from dataclasses import replace
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from iris_edu.evaluation import k_step_error, shuffle_actions
+from iris_edu import cli, settings
+from iris_edu.envs import ATARI_100K
+from iris_edu.evaluation import (aggregates, bootstrap, departures, evaluate_run, game_name, k_step_error, load_scores, normalise, paper_table,
+                                 performance_profile, plot_aggregates, plot_improvement, plot_profiles, probability_of_improvement, read_evaluation,
+                                 score_report, shuffle_actions)
 from iris_edu.imagination import Dream, DreamState
 from iris_edu.replay import Batch
 from iris_edu.runs import generator
-from iris_edu.training import PRESETS, build_agent
+from iris_edu.settings import UserError
+from iris_edu.training import PRESETS, build_agent, evaluate_policy, load_run, train
+from iris_edu.envs import make_env
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Counter:
@@ -73,3 +84,238 @@ def test_k_steps_of_a_real_agent():
     for measure, table in first.items():
         for name, values in table.items():
             assert values.shape == (13,) and np.isfinite(values).all() and (values == second[measure][name]).all()
+
+
+# --- scores by hand -------------------------------------------------------------------------------------------------
+
+TOY = {"A": np.array([0., 0., 0., 4.]), "B": np.array([1., 1., 2., 8.])}                  # all runs: 0 0 0 1 1 2 4 8
+
+
+def test_aggregates_by_hand():
+    assert aggregates(TOY) == {"mean": 2, "median": 2, "iqm": 1, "optimality_gap": 3 / 8, "superhuman": 2}
+    uneven = {"A": np.array([0.5]), "B": np.array([0., 1., 1.]), "C": np.array([3., 0.])}   # runs 0 0 .5 1 1 3: one off each end
+    found = aggregates(uneven)
+    np.testing.assert_allclose([found[k] for k in ("mean", "median", "iqm", "optimality_gap", "superhuman")], [8 / 9, 2 / 3, 2.5 / 4, 2.5 / 6, 1])
+
+
+def test_exactly_human_is_superhuman():
+    assert aggregates(normalise({"Pong": [14.6], "Boxing": [12.0]}))["superhuman"] == 1
+
+
+def test_normalise_by_hand():
+    found = normalise({"Pong": [-20.7, 14.6], "Breakout": 83.7, "Catch": [1.0]})
+    np.testing.assert_allclose(found["Pong"], [0, 1])
+    np.testing.assert_allclose(found["Breakout"], [82 / 28.8])
+    assert "Catch" not in found
+
+
+def test_profile_and_improvement_by_hand():
+    np.testing.assert_allclose(performance_profile(TOY, [-1, 0, 1, 3, 8]), [1, 5 / 8, 3 / 8, 2 / 8, 0])
+    ours, theirs = {"A": np.array([1., 3.]), "B": np.array([2.]), "C": np.array([9.])}, {"B": np.array([2., 0.]), "A": np.array([1., 2.])}
+    assert probability_of_improvement(ours, theirs) == pytest.approx(((0.5 + 0 + 1 + 1) / 4 + (0.5 + 1) / 2) / 2)
+    assert probability_of_improvement(theirs, ours) == pytest.approx(1 - probability_of_improvement({k: ours[k] for k in "AB"}, theirs))
+
+
+def test_bootstrap_by_hand():
+    "Two runs, 0 and 1: a resample's mean is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4; runs never change the game."
+    mean = lambda scores: scores["A"].mean(-1)
+    low, high = bootstrap(mean, {"A": np.array([0., 1.])}, confidence=0.4)
+    assert (low, high) == (0.5, 0.5) and tuple(bootstrap(mean, {"A": np.array([0., 1.])})) == (0, 1)
+    apart = {"A": np.zeros(3), "B": np.ones(5)}
+    assert all(low == high for low, high in bootstrap(aggregates, apart).values())
+
+
+def test_bootstrap_is_seeded_and_draws_the_methods_apart():
+    one, two = {"A": np.array([0., 1.])}, {"A": np.array([0., 1.])}
+    assert (bootstrap(aggregates, one, seed=3)["mean"] == bootstrap(aggregates, one, seed=3)["mean"]).all()
+    low, high = bootstrap(probability_of_improvement, one, two)
+    assert low == 0 and high == 1                                                          # the same draws for both would always give 1/2
+
+
+# --- the paper's tables ---------------------------------------------------------------------------------------------
+
+def test_tables_are_complete():
+    for number, columns in ((1, 9), (8, 4)):
+        table = paper_table(number)
+        assert len(table.scores) == columns and all(scores.keys() == set(ATARI_100K) for scores in table.scores.values())
+    assert list(paper_table(7).scores["IRIS (64 tokens)"].values()) == [570.0, 1890.4, 282.5] and paper_table(7).printed["Random"] == {}
+    assert paper_table(1).scores["IRIS"] == paper_table(8).scores["IRIS (100k)"] and paper_table(1).scores["Human"] == paper_table(8).scores["Human"]
+
+
+@pytest.mark.parametrize("number, column, exact", [
+    *((1, column, ("mean", "median", "superhuman")) for column in ("MuZero", "EfficientZero", "SimPLe", "CURL", "DrQ", "SPR", "IRIS")),
+    (8, "IRIS (100k)", ("mean", "median", "superhuman")), (8, "IRIS (10M)", ("mean", "iqm", "optimality_gap", "superhuman"))])
+def test_printed_aggregates_follow_from_the_rows(number, column, exact):
+    "Where they are taken over runs they cannot: the IQM and the gap of Table 1. The median of IRIS (10M) is printed as 1.207, its rows give 1.205."
+    table = paper_table(number)
+    found = aggregates(normalise(table.scores[column]))
+    assert {name: float(found[name]) for name in exact} == pytest.approx({name: table.printed[column][name] for name in exact}, abs=6e-4 if column != "DrQ" else 1.1e-3)
+
+
+def test_percentages_of_table_7():
+    "Appendix E: +36 %, +121 %, +432 %."
+    small, large = (paper_table(7).scores[f"IRIS ({n} tokens)"] for n in (16, 64))
+    assert [round(100 * (large[game] / small[game] - 1)) for game in ("Alien", "Asterix", "BankHeist")] == [36, 121, 432]
+
+
+def test_missing_or_damaged_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("iris_edu.evaluation.load_settings", lambda: replace(settings.load_settings(), data=tmp_path))
+    with pytest.raises(UserError, match="there is no .*table1.csv"): paper_table(1)
+    (tmp_path / "atari100k").mkdir()
+    for text in ("", "game,Random\nPong,many\n", "game,Random\nPong\n"):
+        (tmp_path / "atari100k" / "table1.csv").write_text(text)
+        with pytest.raises(UserError, match="is damaged"): paper_table(1)
+
+
+# --- published scores, where they are at hand -----------------------------------------------------------------------
+
+PUBLISHED = ROOT.parent.joinpath("shared", "data", "scores")
+needs_scores = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published score files are not on this machine")
+# mean, median, IQM, optimality gap, superhuman; None where nobody printed it
+AGGREGATES = {"SimPLe": (.332, .134, .130, .729, 1), "SPR": (.616, .396, .337, .577, 6), "TWM": (.956, .505, .459, .513, 8), "IRIS": (1.046, .289, .501, .512, 10),
+              "STORM": (1.222, .425, .561, .472, 9), "REM": (1.222, .280, .673, .482, 12), "DIAMOND": (1.459, .373, .641, .480, 11), "DrQ_eps": (.465, .313, .280, .631, 3),
+              "Delta-IRIS": (1.383, .594, .682, .443, 12), "Simulus": (1.645, .982, .990, .412, 13), "EfficientZero": (1.943, 1.090, None, None, 14)}
+
+
+@needs_scores
+@pytest.mark.parametrize("method", AGGREGATES)
+def test_published_aggregates(method):
+    found = aggregates(normalise(load_scores(PUBLISHED / f"{method}.json")[method]))
+    asked = dict(zip(("mean", "median", "iqm", "optimality_gap", "superhuman"), AGGREGATES[method]))
+    assert {k: round(float(found[k]), 3) for k, v in asked.items() if v is not None} == {k: v for k, v in asked.items() if v is not None}
+
+
+@needs_scores
+def test_published_intervals_and_improvement():
+    "Ends of the intervals, and the bets, as rliable 1.2.0 gives them for the same files."
+    iris, spr, simple = (normalise(load_scores(PUBLISHED / f"{name}.json")[name]) for name in ("IRIS", "SPR", "SimPLe"))
+    ends = bootstrap(aggregates, iris, resamples=20_000)
+    for name, asked in dict(mean=(.969, 1.125), median=(.249, .414), iqm=(.443, .565), optimality_gap=(.491, .533)).items():
+        np.testing.assert_allclose(ends[name], asked, atol=0.006)
+    np.testing.assert_allclose([probability_of_improvement(iris, other) for other in (spr, simple)], [.6104, .7492], atol=1e-4)
+    np.testing.assert_allclose(bootstrap(probability_of_improvement, iris, spr), [.577, .647], atol=0.006)
+    np.testing.assert_allclose(performance_profile(iris, [0, .25, .5, 1, 2, 4, 8]), [1, .5231, .4385, .3692, .1769, .0769, 0], atol=1e-4)
+
+
+@needs_scores
+def test_report_of_a_published_file():
+    text = score_report([PUBLISHED / "IRIS.json"])
+    assert "14.6 ± 5.40" in text and "26 of 26 games" in text and "5 seeds" in text and text.count("0.501") == 2
+
+
+# --- score files ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("spelling", ["BankHeist", "bank_heist", "atari_bank_heist", "atari100k_bank_heist", "BankHeistNoFrameskip-v4"])
+def test_one_game_many_spellings(spelling):
+    assert game_name(spelling) == "BankHeist" and game_name("ALE/Pong-v5") == "ALE/Pong-v5"
+
+
+def test_files_of_seeds_and_of_curves(tmp_path):
+    (tmp_path / "Ours.json").write_text(json.dumps({"Pong": [1, 2.5], "Breakout": 3, "Alien": []}))
+    curves = [dict(task=f"atari_{game}", method=method, seed=seed, xs=[1, 2], ys=[0, seed]) for method in "AB" for game in ("ms_pacman", "up_n_down") for seed in (1, 2, 3)]
+    (tmp_path / "curves.json").write_text(json.dumps(curves))
+    plain, curved = load_scores(tmp_path / "Ours.json"), load_scores(tmp_path / "curves.json")
+    assert {game: x.tolist() for game, x in plain["Ours"].items()} == {"Pong": [1, 2.5], "Breakout": [3]}
+    assert curved.keys() == {"A", "B"} and curved["B"]["UpNDown"].tolist() == [1, 2, 3] and curved["A"].keys() == {"MsPacman", "UpNDown"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "3", "null", '"Pong"', '{"Pong": "many"}', '{"Pong": {"seed": 1}}', '{"Pong": [[1, 2], [3, 4]]}', '{"Pong": [NaN]}',
+                                  '[1, 2]', '[{"task": "pong"}]', '[{"task": "pong", "method": "A", "seed": 0, "xs": [], "ys": []}]', '{"Pong": [1, [2, 3]]}', '{"Pong": null}'])
+def test_bad_score_files(text, tmp_path, capsys):
+    (tmp_path / "bad.json").write_text(text)
+    assert cli.main(["score", str(tmp_path / "bad.json")]) == 2
+    error = capsys.readouterr().err
+    assert "bad.json holds no scores: it must be JSON" in error and error.count("\n") == 1
+
+
+# --- run folders ----------------------------------------------------------------------------------------------------
+
+MICRO = replace(PRESETS["tiny"], env=replace(PRESETS["tiny"].env, game="Catch"), training=replace(PRESETS["tiny"].training, epochs=1, collect_epochs=1, collect_steps=20, updates=1, tokenizer_after=0,
+                world_model_after=0, actor_critic_after=0, tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=0))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run of one epoch."
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(MICRO, folder, callbacks=())
+    return folder
+
+
+def evaluated(folder, game, returns, seed=0, **other):
+    "A run folder with nothing in it but an evaluation."
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    env = dict(frame_skip=4, eval_noop_max=1, eval_max_frames=108_000)
+    (folder / "evaluation.json").write_text(json.dumps(dict(game=game, returns=returns, run_seed=seed, seed=0, temperature=0.5, steps=100_000, env=env) | other))
+    return folder
+
+
+def test_evaluating_a_run(run):
+    result = evaluate_run(run, episodes=3, seed=5, device="cpu")
+    config, agent = load_run(run, "cpu")
+    played = evaluate_policy(agent, lambda: make_env(config.env, train=False), 3, 5, 0.5)
+    assert result["returns"] == [e.total for e in played] and result["lengths"] == [e.length for e in played]
+    assert read_evaluation(run) == result
+    assert (result["game"], result["epoch"], result["steps"], result["seed"], result["temperature"]) == ("Catch", 1, 20, 5, 0.5)
+    assert result["mean"] == pytest.approx(np.mean(result["returns"])) and departures(result) == ["episodes 3 instead of 100"]
+
+
+def test_no_evaluation_yet_and_a_damaged_one(tmp_path, run, capsys):
+    folder = evaluated(tmp_path / "run", "Pong", [1.0])
+    assert cli.main(["score", str(folder)]) == 0
+    for text in ("", "{}", "[]", '{"game": "Pong"}', '{"game": "Pong", "returns": [], "temperature": 1}', '{"game": "Pong", "returns": ["x"], "temperature": 1}'):
+        (folder / "evaluation.json").write_text(text)
+        with pytest.raises(UserError, match="is damaged"): read_evaluation(folder)
+    (folder / "evaluation.json").unlink()
+    with pytest.raises(UserError, match=f"iris-edu evaluate {folder}"): read_evaluation(folder)
+
+
+def test_departures_from_the_protocol():
+    asked = dict(game="Pong", returns=[1.0] * 100, temperature=0.5, steps=100_000, env=dict(frame_skip=4, eval_noop_max=1, eval_max_frames=108_000))
+    assert departures(asked) == [] and departures(asked | {"game": "Catch", "steps": 5}) == []
+    odd = asked | dict(returns=[1.0], temperature=1.0, steps=50, env=asked["env"] | {"eval_max_frames": 2000})
+    assert departures(odd) == ["episodes 1 instead of 100", "temperature 1.0 instead of 0.5", "environment steps 50 instead of 100000", "eval_max_frames 2000 instead of 108000"]
+
+
+def test_report_of_seeds_and_games(tmp_path):
+    "Two seeds of Pong, one of Breakout and of Catch: what each number is and what it stands on."
+    folders = [evaluated(tmp_path / "a", "Pong", [14.6] * 100), evaluated(tmp_path / "b", "Pong", [-20.7] * 100, seed=1),
+               evaluated(tmp_path / "c", "Breakout", [30.0, 31.0] * 50), evaluated(tmp_path / "d", "Catch", [4.0, 4.0]), evaluated(tmp_path / "e", "Else-v0", [1.0])]
+    text = score_report(folders)
+    pong, breakout, catch, other = (next(line for line in text.splitlines() if line.startswith(game)) for game in ("Pong", "Breakout", "Catch", "Else"))
+    assert "-3.05 ± 25.0" in pong and "0.500" in pong and "2 seeds × 100 episodes, ± over seeds" in pong
+    assert "30.5 ± 0.50" in breakout and "1.000" in breakout and "1 seed × 100 episodes, ± over episodes" in breakout
+    assert "1.000" in catch and "1 seed × 2 episodes" in catch
+    assert "Catch is not in the paper's Table 1" in text and "Else-v0 is not in the paper's Table 1" in text and "Catch: episodes 2 instead of 100" in text
+    assert "2 of 26 games" in text and "no interval" in text and "0.750" in text            # mean of 0.5 and 1
+    assert score_report([folders[0] / "evaluation.json"]) == score_report([folders[0], folders[0]])
+    assert "2 of 26 games" not in score_report(folders[:2])
+
+
+def test_intervals_need_two_seeds_in_every_game(tmp_path):
+    runs = [evaluated(tmp_path / f"{game}{seed}", game, [float(seed)] * 100, seed) for game in ("Pong", "Boxing") for seed in (1, 2, 3)]
+    assert "95 % interval" in score_report(runs) and "no interval" in score_report(runs[:4])
+
+
+def test_score_command(run, tmp_path, capsys):
+    "evaluate, then score; a run and a file together; bad paths in one sentence."
+    assert cli.main(f"evaluate {run} --episodes 2 --device cpu".split()) == 0
+    assert "over 2 episodes" in capsys.readouterr().out
+    (tmp_path / "Ours.json").write_text('{"Pong": [1, 2]}')
+    assert cli.main(["score", str(run), str(tmp_path / "Ours.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "these runs" in shown and "Ours" in shown and "Catch: episodes 2 instead of 100" in shown
+    for line, words in ((["score", str(tmp_path)], "not a run folder"), (["score", str(tmp_path / "no.json")], "cannot read"), (["score"], "needs a run")):
+        assert cli.main(line) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    assert cli.main([]) == 0 and "iris-edu score" in capsys.readouterr().out
+
+
+def test_figures():
+    methods = {"A": {"Pong": np.array([0.1, 0.4, 0.5])}, "B": {"Pong": np.array([0.2, 0.3, 0.6])}}
+    assert [ax.get_title() for ax in plot_aggregates(methods, resamples=20).axes] == ["Median", "IQM", "Mean"]
+    assert [ax.get_title() for ax in plot_aggregates(methods, ["optimality_gap"], resamples=20).axes] == ["Optimality gap"]
+    assert len(plot_profiles(methods, resamples=20).axes[0].lines) == 2
+    assert [text.get_text() for text in plot_improvement("A", methods, resamples=20).axes[0].get_yticklabels()] == ["B"]
