@@ -119,14 +119,14 @@ def plot_profiles(methods, thresholds=np.linspace(0, 8, 81), **options):
 # %% ../nbs/10_evaluation.ipynb #854ccd9d
 def probability_of_improvement(ours, theirs):
     "Chance that a run of ours beats a run of theirs on a game, ties counting half, averaged over the games both have; arrays (..., runs)."
-    def beats(x, y): return sum(wins.mean((-2, -1)) for wins in (x > y, x >= y)) / 2
-    return np.mean([beats(ours[game][..., :, None], theirs[game][..., None, :]) for game in ours if game in theirs], axis=0)
+    pairs = [(ours[game][..., :, None], theirs[game][..., None, :]) for game in ours if game in theirs]
+    return np.mean([((x > y).mean((-2, -1)) + (x >= y).mean((-2, -1))) / 2 for x, y in pairs], axis=0)
 
 def plot_improvement(name, methods, **options):
     "Figure 6, right: probability that a run of method `name` beats a run of each other method, with bootstrap intervals."
-    ours, others = methods[name], {other: scores for other, scores in methods.items() if other != name}
-    return plots.plot_intervals({f"P({name} beats it)": {other: (probability_of_improvement(ours, scores), *bootstrap(probability_of_improvement, ours, scores, **options))
-                                                         for other, scores in others.items()}})
+    chance = probability_of_improvement
+    return plots.plot_intervals({f"P({name} beats it)": {other: (chance(methods[name], scores), *bootstrap(chance, methods[name], scores, **options))
+                                                         for other, scores in methods.items() if other != name}})
 
 # %% ../nbs/10_evaluation.ipynb #84dc4e81
 def game_name(task):
@@ -168,37 +168,49 @@ def departures(result):
     return [f"{name} {have} instead of {asked}" for name, (have, asked) in rules.items() if have != asked]
 
 def basis(results):
-    "(runs' mean returns (seeds,), spread, words on what the score stands on) of the evaluations of one game."
-    means, episodes = np.array([np.mean(r["returns"]) for r in results]), sorted({len(r["returns"]) for r in results})
-    played = f"{len(results)} seed{'s' * (len(results) > 1)} × {'–'.join(map(str, dict.fromkeys([episodes[0], episodes[-1]])))} episodes"
-    if len(results) > 1: return means, means.std(ddof=1), f"{played}, ± over seeds"
+    "(mean return of each run (seeds,), spread, words on what the score stands on) of the evaluations of one game."
+    means, lengths = np.array([np.mean(result["returns"]) for result in results]), sorted({len(result["returns"]) for result in results})
+    played = f"{_seed_count(means)} × {'–'.join(map(str, dict.fromkeys([lengths[0], lengths[-1]])))} episodes"
+    if len(means) > 1: return means, means.std(ddof=1), f"{played}, ± over seeds"
     return means, np.std(results[0]["returns"]), f"{played}, ± over episodes"
+
+def _seed_count(runs):
+    "1 seed, 2 seeds, ..."
+    return f"{len(runs)} seed{'s' * (len(runs) > 1)}"
 
 # %% ../nbs/10_evaluation.ipynb #0d862bd3
 def score_report(paths):
     "What run folders and released score files reached, beside the paper's numbers, as text; all runs together count as one method."
-    paths = [path.parent if path.name == EVALUATION else path for path in map(Path, paths)]
-    results, blocks = [read_evaluation(path) for path in dict.fromkeys(paths) if path.suffix != ".json"], []
-    if results:
-        by_game = {game: [r for r in results if game_name(r["game"]) == game] for game in sorted({game_name(r["game"]) for r in results})}
-        notes = [f"{game}: {phrase}" for game, rs in by_game.items() for phrase in dict.fromkeys(p for r in rs for p in departures(r))]
-        blocks.append(_method("these runs", {game: basis(rs) for game, rs in by_game.items()}, notes))
-    for path in (path for path in paths if path.suffix == ".json"):
-        for method, scores in load_scores(path).items():
-            rows = {game: (runs, runs.std(ddof=1) if len(runs) > 1 else None, f"{len(runs)} seed{'s' * (len(runs) > 1)}") for game, runs in scores.items()}
-            blocks.append(_method(method, rows))
+    paths = dict.fromkeys(path.parent if path.name == EVALUATION else path for path in map(Path, paths))
+    results = [read_evaluation(path) for path in paths if path.suffix != ".json"]
+    released = [pair for path in paths if path.suffix == ".json" for pair in load_scores(path).items()]
+    blocks = [_block_of_runs(results)] if results else []
+    for method, scores in released:
+        blocks.append(_block(method, {game: (runs, runs.std(ddof=1) if len(runs) > 1 else None, _seed_count(runs)) for game, runs in scores.items()}))
     return "\n\n".join(blocks)
 
-def _method(name, rows, notes=()):
-    "The block of one method from {game: (runs, spread, basis)}: its games, its aggregates, and what a reader must know."
+def _block_of_runs(results):
+    "The block of our own runs, with their departures from the protocol."
+    games = {}
+    for result in results: games.setdefault(game_name(result["game"]), []).append(result)
+    notes = [f"{game}: {phrase}" for game, group in games.items() for result in group for phrase in departures(result)]
+    notes += [f"{game}: runs of the same seed are counted as different seeds" for game, group in games.items() if len({r.get("run_seed") for r in group}) < len(group)]
+    return _block("these runs", {game: basis(games[game]) for game in sorted(games)}, dict.fromkeys(notes))
+
+# %% ../nbs/10_evaluation.ipynb #2be6ed04
+def _block(name, rows, notes=()):
+    "The text on one method from {game: (runs, spread, basis)}: its games, its aggregates, and what a reader must know."
     table = paper_table(1).scores
-    lines = [["", "random", "human", "IRIS (paper)", name, "normalised", "stands on"]]
-    for game, (runs, spread, words) in rows.items():
-        zero, one, paper = (*catch_returns(), None) if game == "Catch" else (table[column].get(game) for column in ("Random", "Human", "IRIS"))
-        share = None if zero is None else (runs.mean() - zero) / (one - zero)
-        lines.append([game, *map(_number, (zero, one, paper)), _number(runs.mean()) + ("" if spread is None else f" ± {_number(spread)}"), "-" if share is None else f"{share:.3f}", words])
-    strangers = [f"{game} is not in the paper's Table 1" + (": its columns show random and optimal play, both calculated" if game == "Catch" else "") for game in rows if game not in table["Human"]]
+    lines = [["", "random", "human", "IRIS (paper)", name, "normalised", "stands on"], *(_row(game, *row, table) for game, row in rows.items())]
+    strangers = [f"{game} is not in the paper's Table 1" + (": its columns show random and optimal play, both calculated" if game == "Catch" else "")
+                 for game in rows if game not in table["Human"]]
     return "\n".join([_align(lines), *_aggregate_lines(name, normalise({game: runs for game, (runs, _, _) in rows.items()})), *strangers, *notes])
+
+def _row(game, runs, spread, words, table):
+    "The words of one game's line."
+    zero, one, paper = (*catch_returns(), None) if game == "Catch" else (table[column].get(game) for column in ("Random", "Human", "IRIS"))
+    ours = _number(runs.mean()) + ("" if spread is None else f" ± {_number(spread)}")
+    return [game, *map(_number, (zero, one, paper)), ours, "-" if zero is None else f"{(runs.mean() - zero) / (one - zero):.3f}", words]
 
 # %% ../nbs/10_evaluation.ipynb #2ed2c7b5
 def _aggregate_lines(name, scores):

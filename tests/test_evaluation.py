@@ -290,7 +290,8 @@ def test_report_of_seeds_and_games(tmp_path):
     assert "Catch is not in the paper's Table 1" in text and "Else-v0 is not in the paper's Table 1" in text and "Catch: episodes 2 instead of 100" in text
     assert "2 of 26 games" in text and "no interval" in text and "0.750" in text            # mean of 0.5 and 1
     assert score_report([folders[0] / "evaluation.json"]) == score_report([folders[0], folders[0]])
-    assert "2 of 26 games" not in score_report(folders[:2])
+    assert "2 of 26 games" not in score_report(folders[:2]) and "same seed" not in text
+    assert "Pong: runs of the same seed are counted as different seeds" in score_report([folders[0], evaluated(tmp_path / "f", "Pong", [1.0])])
 
 
 def test_intervals_need_two_seeds_in_every_game(tmp_path):
