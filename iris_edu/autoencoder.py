@@ -31,12 +31,14 @@ def up(channels):
 def check_sizes(config):
     "UserError unless the frame can be halved down to a square grid of tokens and the groups divide the channels."
     size, tokens, grid = config.size, config.tokens, isqrt(max(config.tokens, 0))
-    if min(size, tokens, config.channels, config.residual_blocks, config.groups, config.latent) < 1:
-        raise UserError("Every size of the autoencoder must be at least 1; set size, tokens, channels, residual_blocks, groups and latent to positive numbers.")
+    if min(size, tokens, config.channels, config.residual_blocks, config.groups, config.latent, config.patch) < 1:
+        raise UserError("Every size of the autoencoder must be at least 1; set size, tokens, channels, residual_blocks, groups, latent and patch to positive numbers.")
     if grid * grid != tokens:
         raise UserError(f"tokens={tokens} is not a square number, so it makes no grid; use for example {grid ** 2 or 1} or {(grid + 1) ** 2}.")
     if size % grid or (size // grid).bit_count() != 1:
         raise UserError(f"A frame of size={size} cannot be halved down to a grid of {grid}; size divided by the square root of tokens must be a power of two, as in 64 / 4.")
+    if size // grid % config.patch:
+        raise UserError(f"patch={config.patch} does not divide the {size // grid} pixels that one token covers in each direction; use a smaller power of two.")
     if config.channels % config.groups:
         raise UserError(f"groups={config.groups} does not divide channels={config.channels}; make channels a multiple of groups.")
 
@@ -58,6 +60,8 @@ class AutoencoderConfig:
     "Groups of the group normalisation; not in the paper (authors' code: 32)."
     latent: int = 512
     "Channels of the encoder's output; not in the paper (authors' code: 512)."
+    patch: int = 1
+    "Pixels in each direction that the first and the last layer fold into channels (paper: 1, none)."
 
     def __post_init__(self): check_sizes(self)
 
@@ -65,7 +69,7 @@ class AutoencoderConfig:
     def grid(self) -> int: return isqrt(self.tokens)
 
     @property
-    def layers(self) -> int: return (self.size // self.grid).bit_length() - 1
+    def layers(self) -> int: return (self.size // self.patch // self.grid).bit_length() - 1
 
 # %% ../nbs/03_autoencoder.ipynb #5828a6a3
 def norm_swish_conv(channels, groups, out=None, kernel=3):
@@ -110,10 +114,10 @@ class Encoder(nn.Module):
     "Frames (B,3,H,W) in [0,1] -> latent (B,latent,grid,grid); section 2.1, table 2."
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        parts = [nn.Conv2d(3, config.channels, 3, padding=1)]
+        parts = [nn.PixelUnshuffle(config.patch), nn.Conv2d(3 * config.patch**2, config.channels, 3, padding=1)]
         for i in range(config.layers + 1):
             if i: parts.append(down(config.channels))
-            parts += level(config, config.size >> i, config.residual_blocks)
+            parts += level(config, config.size // config.patch >> i, config.residual_blocks)
         self.body = nn.Sequential(*parts, *middle(config), norm_swish_conv(config.channels, config.groups, config.latent))
 
     def forward(self, frames): return self.body(2 * frames - 1)
@@ -125,9 +129,9 @@ class Decoder(nn.Module):
         super().__init__()
         parts = [nn.Conv2d(config.latent, config.channels, 3, padding=1), *middle(config)]
         for i in reversed(range(config.layers + 1)):
-            parts += level(config, config.size >> i, config.residual_blocks + 1)
+            parts += level(config, config.size // config.patch >> i, config.residual_blocks + 1)
             if i: parts.append(up(config.channels))
-        self.body = nn.Sequential(*parts, norm_swish_conv(config.channels, config.groups, 3))
+        self.body = nn.Sequential(*parts, norm_swish_conv(config.channels, config.groups, 3 * config.patch**2), nn.PixelShuffle(config.patch))
 
     def forward(self, latent): return (self.body(latent) + 1) / 2
 

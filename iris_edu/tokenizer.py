@@ -38,6 +38,8 @@ class TokenizerConfig:
     "Width of a code, d (paper: 512, table 3)."
     commitment: float = 1.0
     "Weight of the term that pulls the encoder towards its codes (paper: 1, A.1)."
+    perceptual: float = 1.0
+    "Weight of the perceptual term, or of the distance that stands in for it (paper: 1, A.1)."
     perceptual_dropout: float = 0.5
     "Dropout inside the perceptual loss while training; not in the paper (published runs: 0.5; 0 switches it off)."
     perceptual_weights: str = ""
@@ -48,8 +50,8 @@ class TokenizerConfig:
     def __post_init__(self):
         if self.vocabulary < 1 or self.dim < 1:
             raise UserError(f"vocabulary={self.vocabulary} and dim={self.dim} must both be at least 1.")
-        if self.commitment < 0:
-            raise UserError(f"commitment={self.commitment} is a weight of a loss and must not be negative.")
+        if min(self.commitment, self.perceptual) < 0:
+            raise UserError(f"commitment={self.commitment} and perceptual={self.perceptual} are weights of losses and must not be negative.")
         if not 0 <= self.perceptual_dropout < 1:
             raise UserError(f"perceptual_dropout={self.perceptual_dropout} must lie in [0, 1).")
 
@@ -85,6 +87,17 @@ class VectorQuantizer(nn.Module):
         "tokens (B,h,w) -> their codes (B,D,h,w)."
         return rearrange(self.codebook(tokens), "b h w d -> b d h w")
 
+    @torch.no_grad()
+    def revive(self, z, generator) -> int:
+        "Move every code that no vector of z (B,D,h,w) chose onto a vector drawn by its distance to its code; returns how many (not in the paper)."
+        vectors, codes = rearrange(z.float(), "b d h w -> (b h w) d"), self.codebook.weight
+        tokens = nearest_code(vectors, codes)
+        dead = (torch.bincount(tokens, minlength=self.vocabulary) == 0).nonzero().squeeze(1)
+        gaps = (vectors - codes[tokens]).square().sum(1)
+        dead = dead[:int((gaps > 0).sum())]
+        if len(dead): codes[dead] = vectors[torch.multinomial(gaps, len(dead), generator=generator)].to(codes.dtype)
+        return len(dead)
+
 # %% ../nbs/04_tokenizer.ipynb #8953a48b
 def codebook_usage(tokens, vocabulary) -> dict:
     "How many codes the int tokens (any shape) touch: used, a fraction of the vocabulary, and perplexity, 1 to vocabulary."
@@ -107,7 +120,7 @@ class Tokenizer(nn.Module):
         self.encoder, self.decoder, self.quantizer = encoder(autoencoder), decoder(autoencoder), quantizer(config)
         self.before, self.after = (nn.Conv2d(*sizes, 1) for sizes in ((autoencoder.latent, config.dim), (config.dim, autoencoder.latent)))
         self.size, self.grid, self.tokens_per_frame = autoencoder.size, autoencoder.grid, autoencoder.tokens
-        self.vocabulary = self.quantizer.vocabulary
+        self.vocabulary, self.perceptual = self.quantizer.vocabulary, config.perceptual
 
     def quantize(self, frames) -> Quantized:
         "frames (B,3,H,W) float in [0,1] -> Quantized."
@@ -136,8 +149,14 @@ class Tokenizer(nn.Module):
         q = self.quantize(frames)
         target, output = 2 * frames - 1, 2 * self.decoder(self.after(q.latent)).float() - 1
         losses = dict(reconstruction=F.l1_loss(output, target), commitment=q.loss)
-        if perceptual is not None: losses["perceptual"] = perceptual(target, output).mean()
+        if perceptual is not None: losses["perceptual"] = self.perceptual * perceptual(target, output).mean()
         return losses
+
+    @torch.no_grad()
+    def revive(self, frames, generator) -> int:
+        "Revive codes that frames (B,3,H,W) do not use; returns how many, 0 for a quantizer that has no codes to revive."
+        revive = getattr(self.quantizer, "revive", None)
+        return revive(self.before(self.encoder(frames)), generator) if revive else 0
 
 # %% ../nbs/04_tokenizer.ipynb #7d42466f
 class VGG16(nn.Module):
@@ -270,13 +289,12 @@ def flax_vgg16(file) -> dict:
 
 # %% ../nbs/04_tokenizer.ipynb #41ff8cac
 class SquaredDistance(nn.Module):
-    "Mean squared error times 20, a stand-in for LPIPS that needs no trained weights: x, y (B,3,H,W) in [-1,1] -> (B,)."
+    "Mean squared error, a stand-in for LPIPS that needs no trained weights: x, y (B,3,H,W) in [-1,1] -> (B,)."
     def __init__(self, config: TokenizerConfig):
         super().__init__()
-        self.weight = 20.0
 
     def forward(self, x, y):
-        return self.weight * (x - y).square().mean((1, 2, 3))
+        return (x - y).square().mean((1, 2, 3))
 
 # %% ../nbs/04_tokenizer.ipynb #0c507e9d
 class Quantizer(Protocol):

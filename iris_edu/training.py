@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'PRECISIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'TrainingConfig', 'Parts', 'Config', 'config_to_dict',
-           'config_from_dict', 'resolve', 'Agent', 'build_agent', 'build_optimizers', 'to_frames', 'Collector',
-           'collect', 'explore', 'finished_returns', 'restore_collector', 'replay_open_game', 'Draws', 'make_draws',
-           'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy',
-           'collect_epoch', 'experience_path', 'update_epoch', 'update_once', 'autocast', 'evaluate_epoch',
-           'evaluate_agent', 'held_out', 'has_started', 'replay_of', 'background_evaluation', 'evaluate_checkpoint',
-           'save', 'resume', 'Trainer', 'timed', 'pick_device', 'Callback', 'Progress', 'summary', 'reenact',
-           'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run']
+           'config_from_dict', 'resolve', 'Agent', 'build_agent', 'build_optimizers', 'of_learner', 'to_frames',
+           'Collector', 'collect', 'explore', 'finished_returns', 'restore_collector', 'replay_open_game', 'Draws',
+           'make_draws', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played',
+           'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch', 'revive', 'update_once', 'autocast',
+           'evaluate_epoch', 'evaluate_agent', 'held_out', 'has_started', 'learns', 'replay_of',
+           'background_evaluation', 'evaluate_checkpoint', 'save', 'resume', 'Trainer', 'timed', 'pick_device',
+           'Callback', 'Progress', 'summary', 'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run',
+           'read_config', 'differences', 'load_run']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import dataclasses, importlib, json, os, subprocess, sys, threading, time
@@ -51,12 +52,22 @@ class TrainingConfig:
     "Sampling temperature during collection; Freeway needs 0.01 (Appendix H)."
     updates: int = 200
     "Optimiser steps an epoch, for each learner."
+    tokenizer_updates: int = 0
+    "The same for the tokenizer alone; 0 = updates."
+    world_model_updates: int = 0
+    "The same for the world model alone; 0 = updates."
+    actor_critic_updates: int = 0
+    "The same for the actor-critic alone; 0 = updates."
     tokenizer_after: int = 5
     "Epochs before the tokenizer starts."
     world_model_after: int = 25
     "Epochs before the world model starts."
     actor_critic_after: int = 50
     "Epochs before the actor-critic starts."
+    tokenizer_until: int = 0
+    "Last epoch in which the tokenizer learns; 0 = to the end (paper)."
+    revive_every: int = 0
+    "Tokenizer updates between two revivals of unused codes (chapter 04); 0 = never (paper)."
     tokenizer_batch: int = 256
     "Frames in a tokenizer batch."
     world_model_batch: int = 64
@@ -67,6 +78,12 @@ class TrainingConfig:
     "Parts into which each batch is cut to fit a small device; gradients are summed."
     learning_rate: float = 1e-4
     "Learning rate of all three."
+    tokenizer_learning_rate: float = 0.0
+    "The same for the tokenizer alone; 0 = learning_rate."
+    world_model_learning_rate: float = 0.0
+    "The same for the world model alone; 0 = learning_rate."
+    actor_critic_learning_rate: float = 0.0
+    "The same for the actor-critic alone; 0 = learning_rate."
     beta1: float = 0.9
     "Adam's decay of the mean of gradients."
     beta2: float = 0.999
@@ -85,7 +102,8 @@ class TrainingConfig:
     "Whether a second process evaluates while the epoch learns: it plays the agent that enters the epoch; otherwise learning waits and the agent that leaves it plays."
 
     def __post_init__(self):
-        may_be_zero = ("epsilon", "weight_decay", "evaluate_every", "tokenizer_after", "world_model_after", "actor_critic_after", "collect_epochs", "evaluate_in_background")
+        own = [f"{name}_{what}" for name in ("tokenizer", "world_model", "actor_critic") for what in ("after", "updates", "learning_rate")]
+        may_be_zero = ("epsilon", "weight_decay", "evaluate_every", "collect_epochs", "evaluate_in_background", "tokenizer_until", "revive_every", *own)
         for name, value in vars(self).items():
             if value < 0 or (value == 0 and name not in may_be_zero):
                 raise UserError(f"training.{name} is {value}: it must be {'at least 0' if name in may_be_zero else 'greater than 0'}")
@@ -165,7 +183,7 @@ class Config:
 PRESETS = {
     "tiny": Config(
         autoencoder=AutoencoderConfig(channels=16, residual_blocks=1, attention=(8,), groups=8, latent=64),
-        tokenizer=TokenizerConfig(vocabulary=128, dim=64),
+        tokenizer=TokenizerConfig(vocabulary=128, dim=64, perceptual=20.0),
         transformer=TransformerConfig(layers=2, heads=2, width=64),
         world_model=WorldModelConfig(steps=10),
         actor_critic=ActorCriticConfig(channels=(8, 8, 16, 16), hidden=64, burn_in=5, horizon=10),
@@ -173,6 +191,20 @@ PRESETS = {
         replay=ReplayConfig(capacity=10_000),
         training=TrainingConfig(epochs=14, collect_epochs=12, collect_steps=150, updates=25, tokenizer_after=1, world_model_after=4, actor_critic_after=9,
                                 tokenizer_batch=32, world_model_batch=16, actor_critic_batch=8, learning_rate=2e-3, evaluate_every=7, evaluate_episodes=4, evaluate_in_background=False),
+        parts=Parts(perceptual_loss="iris_edu.tokenizer:SquaredDistance")),
+    "small": Config(
+        env=EnvConfig(game="Catch", size=32),
+        autoencoder=AutoencoderConfig(size=32, channels=48, residual_blocks=1, attention=(), groups=8, latent=64, patch=8),
+        tokenizer=TokenizerConfig(vocabulary=64, dim=32, perceptual=300.0),
+        transformer=TransformerConfig(layers=2, heads=4, width=64, embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0),
+        world_model=WorldModelConfig(steps=4),
+        imagination=ImaginationConfig(keep_frames=2),
+        actor_critic=ActorCriticConfig(channels=(16, 32, 64), hidden=256, burn_in=2, horizon=12, entropy=0.003, discount=0.99, count_after_end=False),
+        replay=ReplayConfig(capacity=20_000),
+        training=TrainingConfig(epochs=24, collect_epochs=16, collect_steps=400, tokenizer_updates=150, world_model_updates=220, actor_critic_updates=60,
+                                tokenizer_after=0, tokenizer_until=8, revive_every=20, world_model_after=6, actor_critic_after=13,
+                                tokenizer_batch=32, world_model_batch=32, actor_critic_batch=32, tokenizer_learning_rate=2e-3,
+                                world_model_learning_rate=4e-3, actor_critic_learning_rate=1e-3, evaluate_every=4, evaluate_in_background=False),
         parts=Parts(perceptual_loss="iris_edu.tokenizer:SquaredDistance")),
     "atari100k": Config(),
     "atari100k-64": Config(autoencoder=AutoencoderConfig(tokens=64)),
@@ -233,10 +265,14 @@ LEARNERS = ("tokenizer", "world_model", "actor_critic")
 
 def build_optimizers(agent, config):
     "One optimiser a learner: Adam, and AdamW with decay groups for the world model (Tables 4 and 5)."
-    options = dict(lr=config.learning_rate, betas=(config.beta1, config.beta2))
-    return {"tokenizer": torch.optim.Adam(agent.tokenizer.parameters(), **options),
-            "world_model": torch.optim.AdamW(parameter_groups(agent.world_model, config.weight_decay), **options),
-            "actor_critic": torch.optim.Adam(agent.actor_critic.parameters(), **options)}
+    options = lambda name: dict(lr=of_learner(config, "learning_rate", name), betas=(config.beta1, config.beta2))
+    return {"tokenizer": torch.optim.Adam(agent.tokenizer.parameters(), **options("tokenizer")),
+            "world_model": torch.optim.AdamW(parameter_groups(agent.world_model, config.weight_decay), **options("world_model")),
+            "actor_critic": torch.optim.Adam(agent.actor_critic.parameters(), **options("actor_critic"))}
+
+def of_learner(config, what, name):
+    "The value of `what` for one learner: its own if the configuration gives one, else the common one."
+    return getattr(config, f"{name}_{what}") or getattr(config, what)
 
 # %% ../nbs/09_training.ipynb #e0fcf712
 def to_frames(observations, device):
@@ -436,11 +472,17 @@ def update_epoch(trainer, name):
     torch.manual_seed(derive_seed(seed, name, trainer.epoch, "dropout"))
     learner.train()
     history = []
-    for update in range(trainer.config.training.updates):
+    for update in range(of_learner(trainer.config.training, "updates", name)):
+        if name == "tokenizer": revive(trainer, update, draw)
         history.append(update_once(trainer, name, draw))
         trainer.tell("on_update", trainer, name, update + 1)
     learner.eval()
     return check_finite(name, trainer.epoch, history)
+
+def revive(trainer, update, draw):
+    "Every few updates, if the run asks for it, move unused codes to where frames need them (chapter 04)."
+    every = trainer.config.training.revive_every
+    if every and update % every == 0: trainer.agent.tokenizer.revive(to_float(trainer.batch("tokenizer", 4, draw).frames.flatten(0, 1)), draw.device)
 
 def update_once(trainer, name, draw):
     "One optimiser step of one learner: gradients of `accumulate` parts of a batch, clipped; returns its detached losses."
@@ -487,6 +529,11 @@ def held_out(agent, config, epoch, played, device):
 def has_started(config, name, epoch):
     "Whether a learner trains in an epoch (Table 5: start after epochs)."
     return epoch > getattr(config.training, f"{name}_after")
+
+def learns(config, name, epoch):
+    "Whether a learner takes updates in an epoch; only the tokenizer may stop early."
+    last = config.training.tokenizer_until if name == "tokenizer" else 0
+    return has_started(config, name, epoch) and (not last or epoch <= last)
 
 def replay_of(played, config, device="cpu"):
     "A replay that holds the kept steps of evaluation episodes."
@@ -576,7 +623,7 @@ class Trainer:
         with background_evaluation(self) if due and config.evaluate_in_background else nullcontext(lambda: evaluate_epoch(self)) as evaluate:
             if self.epoch <= config.collect_epochs: record |= timed("collect", collect_epoch, self)
             for name in LEARNERS:
-                if has_started(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
+                if learns(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
             if due: record |= timed("evaluate", evaluate)
         return record | {"steps": config.collect_steps * min(self.epoch, config.collect_epochs)}
 
@@ -622,7 +669,7 @@ class Progress:
         self.bar = tqdm(total=self.total, initial=trainer.epoch, unit="epoch", disable=None, leave=False)
 
     def on_update(self, trainer, name, update):
-        if update % 10 == 0: self.bar.set_postfix_str(f"{name} {update}/{trainer.config.training.updates}")
+        if update % 10 == 0: self.bar.set_postfix_str(f"{name} {update}/{of_learner(trainer.config.training, 'updates', name)}")
 
     def on_epoch_end(self, trainer, epoch, record):
         self.bar.update()
