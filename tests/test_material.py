@@ -1,0 +1,306 @@
+"""Recorded games and trained weights: what the appendix does not show."""
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from iris_edu import cli, material
+from iris_edu.envs import EnvConfig, make_env
+from iris_edu.material import GAMES, MATERIAL, PARTS, Trained, load_episodes, load_trained, save_trained, state, train_tokenizer
+from iris_edu.replay import load_recording, rebuild
+from iris_edu.settings import UserError
+from iris_edu.training import LEARNERS, PRESETS, build_agent
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+SMALL = PRESETS["small"]
+
+
+@pytest.fixture(scope="module")
+def agent():
+    "An untrained agent of the preset small, with a number in it that counts and is no weight."
+    agent = build_agent(SMALL, 3).eval()
+    agent.tokenizer.register_buffer("count", torch.tensor(70_001))
+    return agent
+
+
+@pytest.fixture
+def folder(tmp_path, agent, monkeypatch):
+    "A data folder with one recording and one checkpoint, which the command line uses."
+    (tmp_path / "data" / "episodes").mkdir(parents=True)
+    shutil.copy(DATA / "episodes/Pong.npz", tmp_path / "data/episodes/Pong.npz")
+    (tmp_path / "settings.ini").write_text("[iris_edu]\nrepository = me/course\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MATERIAL, "checkpoints/small", lambda folder=None: None)
+    material.note("episodes/Pong.npz", "a copy")
+    save_trained("small", {"tokenizer": build_agent(SMALL, 3).tokenizer}, SMALL, {"updates": 3})
+    return tmp_path / "data"
+
+
+def one_sentence(error):
+    "The message of a UserError, checked to be one sentence on one line."
+    text = str(error.value)
+    assert "\n" not in text and text[-1] in ".?", text
+    return text
+
+
+# What the repository holds
+
+def test_the_manifest_describes_exactly_the_files():
+    files = {str(path.relative_to(DATA)) for kind in ("episodes", "checkpoints") for path in (DATA / kind).glob("*")}
+    assert files == set(material.read_manifest(DATA))
+    assert {file: state(file, DATA) for file in files} == dict.fromkeys(files, "whole")
+
+
+def test_every_name_has_its_files():
+    files = {file for name in MATERIAL for file in material.files_of(name)}
+    assert files == set(material.read_manifest(DATA))
+    assert all(material.name_of(file) in MATERIAL for file in files)
+
+
+def test_the_table_of_the_readme_is_the_manifest():
+    assert material.table(DATA) in (DATA / "README.md").read_text(), "run any iris-edu make"
+
+
+def test_the_data_folder_is_small():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 30e6
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("game", GAMES)
+def test_recordings_have_their_length_and_seeds(game, part):
+    recording = load_recording(DATA / material.episodes_file(game, part))
+    assert len(recording) == PARTS[part].steps and (recording.frames is not None) == PARTS[part].frames
+    assert recording.seeds.tolist() == list(range(PARTS[part].seed, PARTS[part].seed + len(recording.seeds)))
+
+
+def first(recording, steps):
+    "The first steps of a recording."
+    begun = recording.starts < steps
+    columns = {name: getattr(recording, name)[:steps] for name in ("actions", "rewards", "terminated", "truncated")}
+    return dataclasses.replace(recording, seeds=recording.seeds[begun], starts=recording.starts[begun], frames=None, final=None, **columns)
+
+
+@pytest.mark.parametrize("game, steps", [("Pong", 2000), *((game, 200) for game in GAMES[1:])])
+def test_held_out_frames_come_back_from_seeds_and_actions(game, steps):
+    stored = load_episodes(game, folder=DATA)
+    again = rebuild(first(stored, steps), make_env(EnvConfig(game)))
+    assert np.array_equal(again.frames, stored.frames[:steps])
+    assert np.array_equal(again.final, stored.frames[steps] if steps < len(stored) else stored.final)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_players_make_what_is_stored(game):
+    stored, again = load_recording(DATA / material.episodes_file(game, "train")), material.play(game, "train", 150)
+    assert np.array_equal(again.actions, stored.actions[:150]) and np.array_equal(again.rewards, stored.rewards[:150])
+
+
+# Mistakes and damage
+
+def damage(path, kind):
+    "Spoil a file."
+    content = path.read_bytes()
+    if kind == "missing": path.unlink()
+    if kind == "truncated": path.write_bytes(content[:len(content) // 2])
+    if kind == "empty": path.write_bytes(b"")
+    if kind == "one bit": path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
+KINDS = ("missing", "truncated", "empty", "one bit")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file, load", [("episodes/Pong.npz", lambda: load_episodes("Pong")), ("checkpoints/small.safetensors", lambda: load_trained("small"))])
+def test_a_spoilt_file_is_one_sentence_with_the_command(folder, file, load, kind):
+    load()
+    damage(folder / file, kind)
+    with pytest.raises(UserError) as error: load()
+    text = one_sentence(error)
+    assert ("There is no" if kind == "missing" else "is damaged") in text and str(Path(file)) in text
+    assert f"iris-edu make {material.name_of(file)}" in text and "https://github.com/me/course" in text
+
+
+def test_without_a_data_folder_the_sentence_names_the_repository(tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").write_text("[iris_edu]\nrepository = me/course\ndata = nowhere\n")
+    monkeypatch.chdir(tmp_path)
+    for load in (lambda: load_episodes("Pong"), lambda: load_episodes("Pong", "train")):
+        with pytest.raises(UserError) as error: load()
+        assert "github.com/me/course" in one_sentence(error)
+
+
+def test_a_file_without_a_manifest_is_not_trusted(folder):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError) as error: load_trained("small")
+    assert "damaged" in one_sentence(error)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError) as error: load_trained("small")
+    assert "manifest.json is damaged" in one_sentence(error)
+
+
+@pytest.mark.parametrize("call, part", [
+    (lambda: load_episodes("Pnog"), "choose one of Pong"), (lambda: load_episodes("Pong", "test"), "held-out, train"),
+    (lambda: load_trained("nobody"), "its name is not one of"), (lambda: load_trained("../secret"), "its name is not one of"),
+    (lambda: save_trained("a/b", {"tokenizer": torch.nn.Linear(1, 1)}, SMALL, {}), "not a name"),
+    (lambda: save_trained("a", {"policy": torch.nn.Linear(1, 1)}, SMALL, {}), "not policy"),
+    (lambda: save_trained("a", {}, SMALL, {}), "not nothing"),
+])
+def test_mistakes_are_one_sentence(folder, call, part):
+    with pytest.raises(UserError) as error: call()
+    assert part in one_sentence(error)
+
+
+def test_numbers_beyond_half_precision_are_refused_and_nothing_is_written(folder):
+    layer = torch.nn.Linear(1, 1)
+    with torch.no_grad(): layer.weight.fill_(1e6)
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(UserError) as error: save_trained("big", {"tokenizer": layer}, SMALL, {})
+    assert "half precision" in one_sentence(error)
+    assert not (folder / "checkpoints/big.safetensors").exists() and (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("config", [{"unknown": 1}, {"tokenizer": {"vocabulary": 65}}, 3])
+def test_a_checkpoint_of_another_version_is_one_sentence(folder, monkeypatch, config):
+    tensors, about = material._read(folder / "checkpoints/small.safetensors")
+    monkeypatch.setattr(material, "_read", lambda path: (tensors, about | {"config": config}))
+    with pytest.raises(UserError) as error: load_trained("small")
+    assert "does not fit this version" in one_sentence(error) and "iris-edu make checkpoints/small" in str(error.value)
+
+
+# The command
+
+def run(capsys, *words):
+    "Exit code, output and errors of the command line."
+    code = cli.main(list(words))
+    return code, *capsys.readouterr()
+
+
+def test_make_alone_lists_every_name_and_its_state(folder, capsys):
+    (folder / "checkpoints/small.safetensors").write_bytes(b"half")
+    code, out, _ = run(capsys, "make")
+    lines = {line.split()[1]: line.split()[-1] for line in out.splitlines()}
+    assert code == 0 and lines["episodes/Pong.npz"] == "whole"
+    assert lines["episodes/Boxing.npz"] == "missing" and lines["checkpoints/small.safetensors"] == "damaged"
+
+
+def test_make_makes_and_mends(folder, capsys, monkeypatch):
+    monkeypatch.setitem(PARTS, "held-out", PARTS["held-out"]._replace(steps=30))
+    monkeypatch.setitem(PARTS, "train", PARTS["train"]._replace(steps=40))
+    (folder / "episodes/Pong.npz").write_bytes(b"half")
+    code, out, err = run(capsys, "make", "episodes/Pong")
+    assert code == 0 and not err and out.count("whole") == 2
+    assert len(load_episodes("Pong")) == 30
+    assert load_episodes("Pong", "train").frames.shape == (40, 64, 64, 3)
+
+
+def test_an_unknown_name_stops_before_anything_is_made(folder, capsys):
+    code, out, err = run(capsys, "make", "episodes/Boxing", "episodes/Pnog")
+    assert code == 2 and "did you mean episodes/Pong?" in err and err.count("\n") == 1
+    assert not (folder / "episodes/Boxing.npz").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(folder, monkeypatch):
+    import os
+    before = (folder / "checkpoints/small.safetensors").read_bytes()
+    def full(*names): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError): save_trained("small", {"tokenizer": build_agent(SMALL, 3).tokenizer}, SMALL, {})
+    monkeypatch.undo()
+    assert (folder / "checkpoints/small.safetensors").read_bytes() == before
+
+
+# Checkpoints
+
+@pytest.mark.parametrize("held", [LEARNERS[:1], LEARNERS[:2], LEARNERS, LEARNERS[2:]])
+def test_parts_come_back_in_half_precision_and_the_others_are_absent(folder, held):
+    made = build_agent(dataclasses.replace(SMALL, seed=5), 3)
+    save_trained("some", {name: getattr(made, name) for name in held}, SMALL, {"loss": 0.5, "about": "a test"})
+    before = torch.get_rng_state()
+    found = load_trained("some")
+    assert torch.equal(before, torch.get_rng_state())
+    assert found.config == SMALL and found.facts["loss"] == 0.5 and "torch" in found.facts["versions"]
+    assert material.read_manifest()["checkpoints/some.safetensors"]["about"] == "a test"
+    for name in LEARNERS:
+        part = getattr(found, name)
+        if name not in held: assert part is None; continue
+        assert not part.training
+        for key, tensor in getattr(made, name).state_dict().items():
+            expected = tensor.half().float() if tensor.is_floating_point() else tensor
+            assert part.state_dict()[key].dtype == tensor.dtype and torch.equal(part.state_dict()[key], expected), key
+
+
+def test_integers_are_kept_exactly(folder, agent):
+    save_trained("whole-numbers", {"tokenizer": agent.tokenizer}, SMALL, {})
+    tensors, about = material._read(folder / "checkpoints/whole-numbers.safetensors")
+    assert tensors["tokenizer.count"].item() == 70_001 and about["parts"] == ["tokenizer"]
+    assert {t.dtype for t in tensors.values()} == {torch.float16, torch.int64}
+
+
+def test_agent_and_dream_need_their_parts(folder):
+    made = build_agent(SMALL, 3)
+    parts = {name: getattr(made, name) for name in LEARNERS}
+    save_trained("all", parts, SMALL, {})
+    found = load_trained("all")
+    assert not found.agent.training and found.dream.config == SMALL.imagination
+    with pytest.raises(UserError) as error: found._replace(world_model=None).dream
+    assert "holds no world_model" in one_sentence(error)
+    assert isinstance(found, Trained)
+
+
+def test_the_file_is_the_same_for_the_same_weights(folder):
+    parts = {"tokenizer": build_agent(SMALL, 3).tokenizer}
+    path = folder / "checkpoints/twice.safetensors"
+    contents = [save_trained("twice", parts, SMALL, {"versions": {}}) or path.read_bytes() for _ in range(2)]
+    assert contents[0] == contents[1]
+
+
+def test_nothing_is_pickled():
+    for path in (DATA / "episodes").glob("*.npz"):
+        with np.load(path, allow_pickle=False) as file: assert all(file[name].dtype != object for name in file.files)
+    assert not list(DATA.rglob("*.pt")) + list(DATA.rglob("*.pth")) + list(DATA.rglob("*.pkl"))
+
+
+# Training a tokenizer
+
+def small_tokenizer(**options):
+    "Some updates on two games of noise with the preset small; its weights."
+    draw = torch.Generator().manual_seed(0)
+    frames = [torch.randint(256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8) for count in (20, 7)]
+    return train_tokenizer(frames, SMALL, 4, 6, 1e-3, perceptual_every=0, **options).state_dict()
+
+
+def same(a, b): return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_tokenizer_training_depends_on_its_arguments_only():
+    threads = torch.get_num_threads()
+    torch.manual_seed(9)
+    first_weights = small_tokenizer()
+    assert same(first_weights, small_tokenizer()) and torch.get_num_threads() == threads
+    assert not same(first_weights, small_tokenizer(seed=1))
+    assert not same(first_weights, small_tokenizer(distance_weight=1.0))
+    assert not same(first_weights, small_tokenizer(revive_every=1))
+    assert same(first_weights, small_tokenizer(revive_every=3, revive_until=0.5))
+
+
+def test_batches_are_even_and_losses_are_told():
+    frames = [torch.full((n, 3, 8, 8), value, dtype=torch.uint8) for n, value in ((500, 0), (3, 255))]
+    assert material.even_batch(frames, 10, torch.Generator()).mean().item() == 0.5
+    heard = []
+    small_tokenizer(tell=lambda update, losses: heard.append((update, set(losses))))
+    assert heard == [(n, {"reconstruction", "commitment", "perceptual"}) for n in range(1, 5)]
+
+
+def test_the_perceptual_loss_looks_at_every_third_update(monkeypatch):
+    looks = []
+    class Spy:
+        def __init__(self, config): pass
+        def __call__(self, x, y): looks.append(len(x)); return torch.zeros(len(x))
+    monkeypatch.setattr("iris_edu.tokenizer.Spy", Spy, raising=False)
+    config = dataclasses.replace(SMALL, parts=dataclasses.replace(SMALL.parts, perceptual_loss="iris_edu.tokenizer:Spy"))
+    frames = [torch.zeros(4, 3, 32, 32, dtype=torch.uint8)]
+    train_tokenizer(frames, config, 7, 2, 1e-3, perceptual_every=3)
+    assert looks == [2, 2]
