@@ -290,7 +290,7 @@ def _actions(config):
 def even_batch(frames_by_game, count, draw):
     "About `count` random frames, as many of each game: float (count,3,H,W) of a list of uint8 (T,3,H,W)."
     each = count // len(frames_by_game)
-    return torch.cat([to_float(frames[torch.randint(len(frames), (each,), generator=draw)]) for frames in frames_by_game])
+    return torch.cat([to_float(frames[torch.randint(len(frames), (each,), generator=draw)]) for frames in frames_by_game]).contiguous()
 
 def distance(lpips, weight):
     "The distance of frames x, y (B,3,H,W) in [-1,1]: `weight` times the mean squared error, and lpips(x, y) unless that is None."
