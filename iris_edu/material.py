@@ -8,10 +8,10 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MANIFEST', 'MARKS', 'LICENCES', 'MATERIA
            'table', 'kilobytes', 'write_table', 'make_episodes', 'describe', 'episodes_file', 'make', 'check_name',
            'files_of', 'inventory', 'load_episodes', 'episode_frames', 'save_trained', 'Trained', 'load_trained',
            'even_batch', 'distance', 'one_thread', 'train_tokenizer', 'build_tokenizer', 'tokenizer_step',
-           'tokenizer_facts']
+           'tokenizer_facts', 'make_tokenizer', 'keep_run', 'make_agent']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
-import hashlib, json, re
+import hashlib, json, re, time
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -27,8 +27,8 @@ from .envs import EnvConfig, make_env, num_actions
 from .replay import atomic_write, load_recording, rebuild, record, save_recording, to_float
 from .tokenizer import codebook_usage
 from .imagination import Dream
-from .runs import load_weights, versions
-from .training import LEARNERS, Agent, Config, build_agent, config_from_dict, config_to_dict, resolve
+from .runs import load_weights, read_metrics, versions
+from .training import LEARNERS, Agent, Config, build_agent, config_from_dict, config_to_dict, load_run, read_config, resolve, train
 
 # %% ../nbs/A7_material.ipynb #8f05e6ba
 def hold(count, draw, keep=0.8, weights=None):
@@ -351,3 +351,30 @@ def tokenizer_facts(tokenizer, frames, batch=64):
         errors.append((tokenizer.decode(tokens[-1]) - to_float(part)).abs().mean((1, 2, 3)))
     used = codebook_usage(torch.cat(tokens), tokenizer.vocabulary)
     return {"held_out_l1": torch.cat(errors).mean().item(), "codes_used": round(used["used"] * tokenizer.vocabulary), "perplexity": used["perplexity"]}
+
+# %% ../nbs/A7_material.ipynb #793f88a3
+def make_tokenizer(name, games, config, folder=None, updates=3_200, batch=8, learning_rate=1e-3, **options):
+    "Train a tokenizer on recorded games (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
+    frames, start = [episode_frames(game, "train", folder)[:11_000] for game in games], time.perf_counter()
+    tell = options.pop("tell", lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True))
+    tokenizer = train_tokenizer(frames, config, updates, batch, learning_rate, tell=tell, **options)
+    facts = {game: tokenizer_facts(tokenizer, episode_frames(game, folder=folder)[::4]) for game in games}
+    save_trained(name, {"tokenizer": tokenizer}, config, {
+        "about": f"tokenizer for {' and '.join(games)}, {updates:,} updates", "command": f"iris-edu make checkpoints/{name}", "updates": updates,
+        "minutes": round((time.perf_counter() - start) / 60, 1), "held_out": facts}, folder)
+
+# %% ../nbs/A7_material.ipynb #e7b2893e
+def keep_run(name, run_dir, folder=None):
+    "Write the agent of a run as checkpoint NAME; its facts are the last value of everything the run measured."
+    (config, agent), records = load_run(run_dir, "cpu"), read_metrics(run_dir)
+    last = {key: value for record in records for key, value in record.items() if not key.endswith("/seconds")}
+    seconds = sum(value for record in records for key, value in record.items() if key.endswith("/seconds"))
+    save_trained(name, {part: getattr(agent, part) for part in LEARNERS}, config, {
+        "about": f"agent for {config.env.game}, {last['epoch']} epochs, {last['steps']:,} steps", "command": f"iris-edu make checkpoints/{name}",
+        "minutes": round(seconds / 60, 1), "last": last, "versions": read_config(run_dir)["versions"]}, folder)
+
+def make_agent(name, config, folder=None):
+    "Train an agent in the run folder material-NAME, or go on there, and keep it as checkpoint NAME."
+    run_dir = load_settings().runs / f"material-{name}"
+    train(config, run_dir)
+    keep_run(name, run_dir, folder)

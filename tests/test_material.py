@@ -304,3 +304,26 @@ def test_the_perceptual_loss_looks_at_every_third_update(monkeypatch):
     frames = [torch.zeros(4, 3, 32, 32, dtype=torch.uint8)]
     train_tokenizer(frames, config, 7, 2, 1e-3, perceptual_every=3)
     assert looks == [2, 2]
+
+
+def test_a_made_tokenizer_carries_its_facts(folder, monkeypatch):
+    monkeypatch.setitem(PARTS, "train", PARTS["train"]._replace(steps=40))
+    material.make("episodes/Pong")
+    config = PRESETS["tiny"]
+    material.make_tokenizer("pong", ["Pong"], config, updates=2, batch=2, perceptual_every=0, revive_every=0)
+    found = load_trained("pong")
+    assert found.world_model is None and found.facts["updates"] == 2 and found.facts["command"] == "iris-edu make checkpoints/pong"
+    assert 0 < found.facts["held_out"]["Pong"]["held_out_l1"] < 1
+
+
+def test_a_made_agent_carries_what_its_run_measured_and_goes_on_where_it_stopped(folder):
+    schedule = dataclasses.replace(SMALL.training, epochs=2, collect_epochs=1, collect_steps=30, updates=1, tokenizer_updates=1, world_model_updates=1,
+                                   actor_critic_updates=1, tokenizer_after=0, world_model_after=0, actor_critic_after=0, evaluate_every=2, evaluate_episodes=2)
+    config = dataclasses.replace(SMALL, training=schedule)
+    material.train(config, folder.parent / "runs/material-mini", max_epochs=1)
+    material.make_agent("mini", config)
+    found = load_trained("mini")
+    assert found.facts["last"]["epoch"] == 2 and "evaluate/return" in found.facts["last"] and found.facts["versions"]["torch"]
+    assert material.read_manifest()["checkpoints/mini.safetensors"]["about"] == "agent for Catch, 2 epochs, 30 steps"
+    _, agent = material.load_run(folder.parent / "runs/material-mini", "cpu")
+    assert torch.equal(found.agent.actor_critic.state_dict()[(key := next(iter(agent.actor_critic.state_dict())))], agent.actor_critic.state_dict()[key].half().float())
