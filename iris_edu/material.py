@@ -51,6 +51,7 @@ class Sight(NamedTuple):
 
 SIGHTS = {"Pong": Sight(54, 51, -8, 3, 2), "Breakout": Sight(99, 72, -8, 2, 3)}
 
+# %% ../nbs/A7_material.ipynb #2debf4cb
 def follow(env, sight, draw, skill=0.8):
     "A player that follows the ball in a share `skill` of its steps, and holds random actions in the others."
     idle = hold(num_actions(env), draw)
@@ -80,6 +81,7 @@ class Part(NamedTuple):
 GAMES = ("Pong", "Breakout", "Boxing", "Freeway", "Alien")
 PARTS = {"held-out": Part("", 2_000, 1_000, True), "train": Part("-train", 12_000, 0, False)}
 
+# %% ../nbs/A7_material.ipynb #d458d77e
 def play(game, part, steps=None):
     "Play one of the two recordings of a game from its seed, or its first `steps` steps: a Recording with frames."
     env = make_env(EnvConfig(game))
@@ -89,10 +91,12 @@ def play(game, part, steps=None):
 # %% ../nbs/A7_material.ipynb #5765e890
 MANIFEST = "manifest.json"
 
+# %% ../nbs/A7_material.ipynb #07b58033
 def data_folder(folder=None):
     "The data folder: the one given, else that of settings.ini."
     return Path(folder or load_settings().data)
 
+# %% ../nbs/A7_material.ipynb #bd5e21b8
 def read_manifest(folder=None):
     "What manifest.json of the data folder says: {file: {about, bytes, sha256}}; empty if there is none."
     path = data_folder(folder) / MANIFEST
@@ -100,6 +104,7 @@ def read_manifest(folder=None):
     except OSError: return {}
     except ValueError: raise UserError(f"{path} is damaged: take it from {repository()} again.") from None
 
+# %% ../nbs/A7_material.ipynb #504eedcb
 def repository():
     "Address of the repository that holds the data folder."
     return f"https://github.com/{load_settings().repository}"
@@ -110,6 +115,7 @@ def fingerprint(path):
     content = Path(path).read_bytes()
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
+# %% ../nbs/A7_material.ipynb #a6c555b1
 def note(file, about, folder=None):
     "Note a file (its path inside the data folder) in manifest.json and in the table of README.md, with a phrase about what it is."
     folder = data_folder(folder)
@@ -124,6 +130,7 @@ def state(file, folder=None):
     if not path.is_file(): return "missing"
     return "whole" if noted and fingerprint(path).items() <= noted.items() else "damaged"
 
+# %% ../nbs/A7_material.ipynb #513d389e
 def whole(file, folder=None):
     "Path of a file of the data folder that is whole; otherwise UserError with the command that makes it again."
     found, path = state(file, folder), data_folder(folder) / file
@@ -131,6 +138,7 @@ def whole(file, folder=None):
     if found == "missing": raise UserError(f"There is no {path}: {_remake(file)}")
     raise UserError(f"{path} is damaged, it is not the file that {MANIFEST} describes: {_remake(file)}")
 
+# %% ../nbs/A7_material.ipynb #464b0df4
 def name_of(file):
     "The name under which `iris-edu make` makes a file of the data folder."
     stem = file.rsplit(".", 1)[0]
@@ -140,12 +148,13 @@ def _remake(file):
     "How to get a file of the data folder again."
     name = name_of(file)
     if name not in MATERIAL: return f"its name is not one of {', '.join(MATERIAL)}."
-    return f"make it with iris-edu make {name}, or take it from {repository()} and name its folder as data in settings.ini."
+    return f"make it with iris-edu make {name}, or work in a clone of {repository()}, which holds it."
 
 # %% ../nbs/A7_material.ipynb #0cc7f609
 MARKS = "<!-- written by iris-edu make -->", "<!-- end of what iris-edu make wrote -->"
 LICENCES = {"episodes": "renderings of the ALE's games, for research and teaching", "checkpoints": "Apache-2.0, as the code"}
 
+# %% ../nbs/A7_material.ipynb #d189ea94
 def table(folder=None):
     "The Markdown table of every file that the manifest notes."
     head = "| file | what | made by | size | licence |\n|---|---|---|---|---|\n"
@@ -154,10 +163,12 @@ def table(folder=None):
     total = sum(entry["bytes"] for entry in read_manifest(folder).values())
     return head + "".join(rows) + f"\nTogether {total / 1e6:.1f} MB.\n"
 
+# %% ../nbs/A7_material.ipynb #94438de0
 def kilobytes(count):
     "Bytes as a number of kB for people, or a dash for none."
     return f"{count / 1000:,.0f} kB" if count else "-"
 
+# %% ../nbs/A7_material.ipynb #7393e430
 def write_table(folder=None):
     "Put the table between the marks of the data folder's README.md, if it has them."
     path = data_folder(folder) / "README.md"
@@ -174,12 +185,14 @@ def make_episodes(game, folder=None):
         save_recording(data_folder(folder) / file, recording, frames=part.frames)
         note(file, describe(game, name, recording), folder)
 
+# %% ../nbs/A7_material.ipynb #e6681d0d
 def describe(game, part, recording):
     "A phrase about a recording for the table of the data folder."
     count, kept = len(recording.seeds), "frames, seeds and actions" if PARTS[part].frames else "seeds and actions"
     return (f"{len(recording):,} steps of {game}, {part}: {count} game{'s' * (count > 1)} from seed {PARTS[part].seed}, "
             f"{kept} (ale-py {versions()['ale-py']})")
 
+# %% ../nbs/A7_material.ipynb #e5462a99
 def episodes_file(game, part):
     "Path of a recording inside the data folder; UserError if there is no such recording."
     if game not in GAMES: raise UserError(f"There is no recording of {game!r}: choose one of {', '.join(GAMES)}.")
@@ -194,17 +207,20 @@ def make(name, folder=None):
     check_name(name)
     MATERIAL[name](folder=folder)
 
+# %% ../nbs/A7_material.ipynb #fd808e0c
 def check_name(name):
     "UserError, with the nearest name, unless there is a material of that name."
     if name in MATERIAL: return
     near = get_close_matches(name, MATERIAL, 1, 0.3)
     raise UserError(f"There is no material {name!r}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MATERIAL)}."))
 
+# %% ../nbs/A7_material.ipynb #a0915fee
 def files_of(name):
     "The files of the data folder that `iris-edu make` makes under a name."
     kind, _, rest = name.partition("/")
     return [episodes_file(rest, part) for part in PARTS] if kind == "episodes" else [f"{name}.safetensors"]
 
+# %% ../nbs/A7_material.ipynb #ba4fd290
 def inventory(folder=None, names=()):
     "One line a file of the names given, or of all: the name that makes it, its size, and whether it is whole, missing or damaged."
     size = lambda file: f"{kilobytes(read_manifest(folder).get(file, {}).get('bytes', 0)):>8}"
@@ -219,6 +235,7 @@ def load_episodes(game, part="held-out", folder=None):
     try: return rebuild(recording, env)
     finally: env.close()
 
+# %% ../nbs/A7_material.ipynb #47f74062
 def episode_frames(game, part="held-out", folder=None):
     "The frames of a recorded game as a torch tensor, uint8 (T,3,H,W)."
     return torch.from_numpy(load_episodes(game, part, folder).frames).permute(0, 3, 1, 2).contiguous()
@@ -292,6 +309,7 @@ def even_batch(frames_by_game, count, draw):
     each = count // len(frames_by_game)
     return torch.cat([to_float(frames[torch.randint(len(frames), (each,), generator=draw)]) for frames in frames_by_game]).contiguous()
 
+# %% ../nbs/A7_material.ipynb #74462c2d
 def distance(lpips, weight):
     "The distance of frames x, y (B,3,H,W) in [-1,1]: `weight` times the mean squared error, and lpips(x, y) unless that is None."
     def between(x, y):
@@ -299,6 +317,7 @@ def distance(lpips, weight):
         return error if lpips is None else lpips(x, y) + error
     return between
 
+# %% ../nbs/A7_material.ipynb #992513a1
 @contextmanager
 def one_thread():
     "Compute on one thread, so that sums have one order and a training comes out the same on every number of cores."
@@ -327,11 +346,13 @@ def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, seed=
             if tell: tell(update, losses)
     return tokenizer.eval()
 
+# %% ../nbs/A7_material.ipynb #b49b2fe6
 def build_tokenizer(config):
     "The untrained tokenizer of a configuration, drawn from torch's global generator."
     part = lambda name: resolve(getattr(config.parts, name))
     return part("tokenizer")(config.tokenizer, config.autoencoder, encoder=part("encoder"), decoder=part("decoder"), quantizer=part("quantizer"))
 
+# %% ../nbs/A7_material.ipynb #aa8a071d
 def tokenizer_step(tokenizer, frames, perceptual, optimizer, precision, max_grad_norm):
     "One optimiser step on frames (B,3,H,W), mixed with bfloat16 if the precision is bf16; returns the losses as numbers."
     with torch.autocast(frames.device.type, torch.bfloat16, enabled=precision == "bf16"): losses = tokenizer.loss(frames, perceptual)
@@ -373,6 +394,7 @@ def keep_run(name, run_dir, folder=None):
         "about": f"agent for {config.env.game}, {last['epoch']} epochs, {last['steps']:,} steps", "command": f"iris-edu make checkpoints/{name}",
         "minutes": round(seconds / 60, 1), "last": last, "versions": read_config(run_dir)["versions"]}, folder)
 
+# %% ../nbs/A7_material.ipynb #6c4b8fd9
 def make_agent(name, config, folder=None):
     "Train an agent in the run folder material-NAME, or go on there, and keep it as checkpoint NAME."
     run_dir = load_settings().runs / f"material-{name}"
