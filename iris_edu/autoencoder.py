@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['down', 'up', 'check_sizes', 'AutoencoderConfig', 'norm_swish_conv', 'ResidualBlock', 'AttentionBlock', 'level',
-           'middle', 'Encoder', 'Decoder', 'EncoderLike', 'DecoderLike']
+           'middle', 'Encoder', 'Decoder', 'PatchEncoder', 'EncoderLike', 'DecoderLike']
 
 # %% ../nbs/03_autoencoder.ipynb #07d5b0a9
 from dataclasses import dataclass
@@ -134,6 +134,18 @@ class Decoder(nn.Module):
         self.body = nn.Sequential(*parts, norm_swish_conv(config.channels, config.groups, 3 * config.patch**2), nn.PixelShuffle(config.patch))
 
     def forward(self, latent): return (self.body(latent) + 1) / 2
+
+# %% ../nbs/03_autoencoder.ipynb #76a0a585
+class PatchEncoder(nn.Module):
+    "Each token's patch of the frame alone, through two linear layers: frames (B,3,H,W) in [0,1] -> latent (B,latent,grid,grid)."
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.patch = config.size // config.grid
+        self.body = nn.Sequential(nn.Linear(3 * self.patch**2, 2 * config.latent), nn.SiLU(), nn.Linear(2 * config.latent, config.latent))
+
+    def forward(self, frames):
+        patches = rearrange(2 * frames - 1, "b c (h p) (w q) -> b h w (c p q)", p=self.patch, q=self.patch)
+        return rearrange(self.body(patches), "b h w d -> b d h w")
 
 # %% ../nbs/03_autoencoder.ipynb #b2df46a3
 class EncoderLike(Protocol):

