@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 help:
 	@printf '%s\n' \
-	  'make demo     train two small agents (Catch and Pong) and write a report to open in a browser' \
+	  'make demo     train an agent that learns Catch and a glimpse of Pong, write a report to open in a browser' \
 	  'make test     run every notebook and every test' \
 	  'make lab      open the notebooks in JupyterLab' \
 	  'make outputs  run every notebook and save what its cells show' \
@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch '$@'
 
 demo: $(READY)
-	@'$(BIN)/iris-edu' train --preset tiny --game Catch --run-dir runs/demo-catch
+	@'$(BIN)/iris-edu' train --preset small --run-dir runs/demo-catch
 	@'$(BIN)/iris-edu' train --preset tiny --game Pong --run-dir runs/demo-pong
 	@'$(BIN)/iris-edu' report runs/demo-catch runs/demo-pong --out runs/demo/report.html
 	@echo 'The report: $(CURDIR)/runs/demo/report.html (open it in a browser)'

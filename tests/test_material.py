@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 
 from iris_edu import cli, material
 from iris_edu.envs import EnvConfig, make_env
+from iris_edu.evaluation import evaluate_run
 from iris_edu.material import GAMES, MATERIAL, PARTS, Trained, load_episodes, load_trained, save_trained, state, train_tokenizer
 from iris_edu.replay import load_recording, rebuild
-from iris_edu.settings import UserError
+from iris_edu.settings import UserError, load_settings
 from iris_edu.training import LEARNERS, PRESETS, build_agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -327,3 +329,22 @@ def test_a_made_agent_carries_what_its_run_measured_and_goes_on_where_it_stopped
     assert material.read_manifest()["checkpoints/mini.safetensors"]["about"] == "agent for Catch, 2 epochs, 30 steps"
     _, agent = material.load_run(folder.parent / "runs/material-mini", "cpu")
     assert torch.equal(found.agent.actor_critic.state_dict()[(key := next(iter(agent.actor_critic.state_dict())))], agent.actor_critic.state_dict()[key].half().float())
+
+
+# learning ---------------------------------------------------------------------------------------
+
+def test_a_table_of_returns_is_made_and_read(tmp_path, monkeypatch):
+    "One seed and the run whose world model never learns, in micro sizes; a second call trains nothing again."
+    schedule = dict(epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0, actor_critic_after=0,
+                    tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=1, evaluate_episodes=1)
+    tiny = PRESETS["tiny"]
+    micro = dataclasses.replace(tiny, env=dataclasses.replace(tiny.env, game="Catch"), training=dataclasses.replace(tiny.training, **schedule))
+    monkeypatch.setattr(material, "load_settings", lambda: dataclasses.replace(load_settings(), runs=tmp_path / "runs"))
+    monkeypatch.setattr(material, "evaluate_run", partial(evaluate_run, episodes=2))
+    material.make_learning("micro", micro, folder=tmp_path, seeds=1)
+    table = (tmp_path / "learning" / "micro.csv").read_bytes()
+    runs = material.load_learning("micro", tmp_path)
+    assert list(runs) == ["seed 0", "untrained world model"]
+    assert [(row["epoch"], row["episodes"]) for row in runs["seed 0"]] == [(1, 1), (2, 1), (2, 2)]
+    material.make_learning("micro", micro, folder=tmp_path, seeds=1)
+    assert (tmp_path / "learning" / "micro.csv").read_bytes() == table
