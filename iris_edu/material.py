@@ -421,17 +421,15 @@ def learning_rows(label, run_dir):
 
 # %% ../nbs/A7_material.ipynb #12819378
 def make_learning(name, config, folder=None, seeds=5):
-    "Train `config` from several seeds, and once with a world model that never learns; write learning/NAME.csv."
-    runs = {f"seed {seed}": dataclasses.replace(config, seed=seed) for seed in range(seeds)}
-    runs["untrained world model"] = dataclasses.replace(config, training=dataclasses.replace(config.training, world_model_after=config.training.epochs))
+    "Train `config` from several seeds and write every return to learning/NAME.csv."
     rows = []
-    for label, config in runs.items():
-        run_dir = load_settings().runs / f"learning-{name}-{label.replace(' ', '-')}"
-        train(config, run_dir)
-        rows += learning_rows(label, run_dir)
+    for seed in range(seeds):
+        run_dir = load_settings().runs / f"learning-{name}-seed-{seed}"
+        train(dataclasses.replace(config, seed=seed), run_dir)
+        rows += learning_rows(f"seed {seed}", run_dir)
     lines = [",".join(map(str, row)) for row in (COLUMNS, *rows)]
     atomic_write(data_folder(folder) / f"learning/{name}.csv", ("\n".join(lines) + "\n").encode())
-    note(f"learning/{name}.csv", f"returns of {seeds} seeds, and with an untrained world model", folder)
+    note(f"learning/{name}.csv", f"returns of {seeds} seeds while they learn", folder)
 
 MATERIAL["learning/small"] = partial(make_learning, "small", PRESETS["small"])
 

@@ -334,7 +334,7 @@ def test_a_made_agent_carries_what_its_run_measured_and_goes_on_where_it_stopped
 # learning ---------------------------------------------------------------------------------------
 
 def test_a_table_of_returns_is_made_and_read(tmp_path, monkeypatch):
-    "One seed and the run whose world model never learns, in micro sizes; a second call trains nothing again."
+    "One seed in micro sizes; a second call trains nothing again."
     schedule = dict(epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0, actor_critic_after=0,
                     tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=1, evaluate_episodes=1)
     tiny = PRESETS["tiny"]
@@ -344,7 +344,7 @@ def test_a_table_of_returns_is_made_and_read(tmp_path, monkeypatch):
     material.make_learning("micro", micro, folder=tmp_path, seeds=1)
     table = (tmp_path / "learning" / "micro.csv").read_bytes()
     runs = material.load_learning("micro", tmp_path)
-    assert list(runs) == ["seed 0", "untrained world model"]
+    assert list(runs) == ["seed 0"]
     assert [(row["epoch"], row["episodes"]) for row in runs["seed 0"]] == [(1, 1), (2, 1), (2, 2)]
     material.make_learning("micro", micro, folder=tmp_path, seeds=1)
     assert (tmp_path / "learning" / "micro.csv").read_bytes() == table
