@@ -53,7 +53,7 @@ def one_sentence(error):
 # What the repository holds
 
 def test_the_manifest_describes_exactly_the_files():
-    files = {str(path.relative_to(DATA)) for kind in ("episodes", "checkpoints") for path in (DATA / kind).glob("*")}
+    files = {str(path.relative_to(DATA)) for kind in ("episodes", "checkpoints", "learning") for path in (DATA / kind).glob("*")}
     assert files == set(material.read_manifest(DATA))
     assert {file: state(file, DATA) for file in files} == dict.fromkeys(files, "whole")
 
