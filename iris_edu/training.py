@@ -11,10 +11,10 @@ __all__ = ['DEVICES', 'PRECISIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'TrainingCo
            'evaluate_epoch', 'evaluate_agent', 'held_out', 'has_started', 'learns', 'replay_of',
            'background_evaluation', 'evaluate_checkpoint', 'save', 'resume', 'Trainer', 'timed', 'pick_device',
            'Callback', 'Progress', 'summary', 'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run',
-           'read_config', 'differences', 'load_run']
+           'read_config', 'differences', 'load_run', 'keep_memory']
 
 # %% ../nbs/09_training.ipynb #c73754b4
-import dataclasses, importlib, json, os, subprocess, sys, threading, time
+import ctypes, dataclasses, importlib, json, os, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -725,6 +725,7 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress, Pictures)):
     "Start, resume or recognise as finished the run in `run_dir`; returns its trainer. Same configuration and folder, same final weights."
     run_dir = open_run(config, run_dir)
     lock = lock_run(run_dir)
+    keep_memory()
     try:
         trainer = Trainer(config, run_dir, callbacks)
         if has_checkpoint(run_dir): resume(trainer)
@@ -773,3 +774,11 @@ def load_run(run_dir, device="auto", untrained=False):
     env.close()
     if has_checkpoint(run_dir) or not untrained: load_weights(agent, load_checkpoint(run_dir)[0], "agent", run_dir)
     return config, agent.to(device).eval()
+
+# %% ../nbs/09_training.ipynb #cdd702a2
+def keep_memory():
+    "Ask glibc to keep freed memory for the next update; does nothing with another C library. The numbers are mallopt's names for its options."
+    try: mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError): return
+    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)): mallopt(option, value)

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from iris_edu import cli, material
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.evaluation import evaluate_run
 from iris_edu.material import GAMES, MATERIAL, PARTS, Trained, load_episodes, load_trained, save_trained, state, train_tokenizer
-from iris_edu.replay import load_recording, rebuild
+from iris_edu.imagination import ImaginationConfig
+from iris_edu.replay import Recording, load_recording, rebuild
 from iris_edu.settings import UserError, load_settings
+from iris_edu.tokenizer import nearest_code
 from iris_edu.training import LEARNERS, PRESETS, build_agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,8 +287,7 @@ def test_a_tokenizer_training_depends_on_its_arguments_only():
     assert same(first_weights, small_tokenizer()) and torch.get_num_threads() == threads
     assert not same(first_weights, small_tokenizer(seed=1))
     assert not same(first_weights, small_tokenizer(distance_weight=1.0))
-    assert not same(first_weights, small_tokenizer(revive_every=1))
-    assert same(first_weights, small_tokenizer(revive_every=3, revive_until=0.5))
+    assert not same(first_weights, small_tokenizer(lessons=0))
 
 
 def test_batches_are_even_and_losses_are_told():
@@ -293,7 +295,8 @@ def test_batches_are_even_and_losses_are_told():
     assert material.even_batch(frames, 10, torch.Generator()).mean().item() == 0.5
     heard = []
     small_tokenizer(tell=lambda update, losses: heard.append((update, set(losses))))
-    assert heard == [(n, {"reconstruction", "commitment", "perceptual"}) for n in range(1, 5)]
+    lesson, paper = {"naming", "reconstruction", "squared"}, {"naming", "reconstruction", "commitment", "perceptual"}
+    assert heard == [(1, lesson), (2, lesson), (3, paper), (4, paper)]
 
 
 def test_the_perceptual_loss_looks_at_every_third_update(monkeypatch):
@@ -304,18 +307,82 @@ def test_the_perceptual_loss_looks_at_every_third_update(monkeypatch):
     monkeypatch.setattr("iris_edu.tokenizer.Spy", Spy, raising=False)
     config = dataclasses.replace(SMALL, parts=dataclasses.replace(SMALL.parts, perceptual_loss="iris_edu.tokenizer:Spy"))
     frames = [torch.zeros(4, 3, 32, 32, dtype=torch.uint8)]
-    train_tokenizer(frames, config, 7, 2, 1e-3, perceptual_every=3)
-    assert looks == [2, 2]
+    train_tokenizer(frames, config, 7, 2, 1e-3, perceptual_every=3, lessons=0.5)
+    assert looks == [2]  # of the updates 3 and 6 only the second comes after the lessons
 
 
 def test_a_made_tokenizer_carries_its_facts(folder, monkeypatch):
     monkeypatch.setitem(PARTS, "train", PARTS["train"]._replace(steps=40))
     material.make("episodes/Pong")
     config = PRESETS["tiny"]
-    material.make_tokenizer("pong", ["Pong"], config, updates=2, batch=2, perceptual_every=0, revive_every=0)
+    material.make_tokenizer("pong", ["Pong"], config, updates=2, batch=2, perceptual_every=0)
     found = load_trained("pong")
     assert found.world_model is None and found.facts["updates"] == 2 and found.facts["command"] == "iris-edu make checkpoints/pong"
-    assert 0 < found.facts["held_out"]["Pong"]["held_out_l1"] < 1
+    assert 0 < found.facts["held_out"]["Pong"]["error"] < 1
+
+
+def test_a_dictionary_finds_the_squares_that_occur():
+    "Frames made of five different squares need five entries; a smaller dictionary holds means."
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(256, (5, 3, 4, 4), generator=draw, dtype=torch.uint8)
+    frames = words[torch.randint(5, (30, 2, 2), generator=draw)].permute(0, 3, 1, 4, 2, 5).reshape(30, 3, 8, 8)
+    book = material.dictionary(frames, 5, 2, draw)
+    assert sorted(map(tuple, (book * 255).round().byte().tolist())) == sorted(map(tuple, words.flatten(1).tolist()))
+    few = material.dictionary(frames, 2, 2, draw)
+    assert torch.isfinite(few).all() and few.shape == (2, 48)
+    assert torch.isfinite(material.dictionary(frames[:, :, :4, :4], 9, 1, draw)).all()  # more entries than different squares
+
+
+def test_the_error_of_moving_pixels_ignores_the_rest():
+    still = torch.zeros(3, 4, 4)
+    frames = torch.zeros(2, 3, 4, 4)
+    frames[0, :, 1, 2] = 0.8
+    drawn = torch.full_like(frames, 0.3)
+    assert material.moving_error(drawn, frames, still) == pytest.approx(0.5)
+    assert material.moving_error(still.expand_as(frames), frames, still) == pytest.approx(0.8)
+    pictures = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
+    pictures[0] = 255
+    assert material.background(pictures).max() == 0
+
+
+def test_a_lesson_teaches_every_part_of_the_tokenizer():
+    frames = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    tokenizer = material.build_tokenizer(SMALL)
+    book = torch.rand(SMALL.tokenizer.vocabulary, 3 * 8 * 8)
+    losses = material.lesson(tokenizer, frames, book, 10.0)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in tokenizer.parameters())
+    assert losses["squared"].item() == pytest.approx(10 * F.mse_loss(2 * tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(
+        nearest_code(material.squares(frames, 4), book)))) - 1, 2 * frames - 1).item(), rel=1e-4)
+
+
+# Training a world model on a recording
+
+def test_segments_of_a_recording_stay_inside_their_game():
+    "Two games of 3 and 5 steps: tokens count the steps, so every row must go up by one; what lies beyond the end is masked."
+    numbers = np.arange(8)
+    recording = Recording(np.array([1, 2]), np.array([0, 3]), numbers, numbers.astype(np.float32), numbers == 2, numbers < 0)
+    tokens = torch.arange(8)[:, None].expand(8, 4)
+    read, actions, rewards, ends, mask = material.token_segments(recording, tokens, 50, 4, torch.Generator().manual_seed(0))
+    assert read.shape == (50, 4, 4) and actions.shape == rewards.shape == ends.shape == mask.shape == (50, 4)
+    first = actions[:, :1]
+    assert torch.equal(mask, (first + torch.arange(4) < torch.where(first < 3, 3, 8)))
+    assert torch.equal(actions[mask], (first + torch.arange(4))[mask]) and torch.equal(read[..., 0], actions)
+    assert torch.equal(ends[mask], actions[mask] == 2) and {0, 1, 2, 3, 7} <= set(first.flatten().tolist())
+
+
+def test_a_made_world_model_dreams_in_the_tokens_of_its_tokenizer(folder, monkeypatch):
+    monkeypatch.setitem(PARTS, "train", PARTS["train"]._replace(steps=60))
+    monkeypatch.setitem(PARTS, "held-out", PARTS["held-out"]._replace(steps=60))
+    material.make("episodes/Pong")
+    config = dataclasses.replace(PRESETS["tiny"], imagination=ImaginationConfig(keep_frames=2))
+    material.make_tokenizer("pong", ["Pong"], config, updates=2, batch=2, perceptual_every=0)
+    material.make_world_model("pong-dream", "pong", "Pong", config, updates=21, batch=2)
+    found = load_trained("pong-dream")
+    assert same(found.tokenizer.state_dict(), load_trained("pong").tokenizer.state_dict())
+    assert found.dream.world_model is found.world_model and found.actor_critic is None
+    assert len(found.facts["held_out"]["token_error"]["world model"]) == 3
 
 
 def test_a_made_agent_carries_what_its_run_measured_and_goes_on_where_it_stopped(folder):
@@ -341,10 +408,10 @@ def test_a_table_of_returns_is_made_and_read(tmp_path, monkeypatch):
     micro = dataclasses.replace(tiny, env=dataclasses.replace(tiny.env, game="Catch"), training=dataclasses.replace(tiny.training, **schedule))
     monkeypatch.setattr(material, "load_settings", lambda: dataclasses.replace(load_settings(), runs=tmp_path / "runs"))
     monkeypatch.setattr(material, "evaluate_run", partial(evaluate_run, episodes=2))
-    material.make_learning("micro", micro, folder=tmp_path, seeds=1)
+    material.make_learning("micro", {"seed 0": micro}, folder=tmp_path)
     table = (tmp_path / "learning" / "micro.csv").read_bytes()
     runs = material.load_learning("micro", tmp_path)
     assert list(runs) == ["seed 0"]
     assert [(row["epoch"], row["episodes"]) for row in runs["seed 0"]] == [(1, 1), (2, 1), (2, 2)]
-    material.make_learning("micro", micro, folder=tmp_path, seeds=1)
+    material.make_learning("micro", {"seed 0": micro}, folder=tmp_path)
     assert (tmp_path / "learning" / "micro.csv").read_bytes() == table
