@@ -40,7 +40,7 @@ class TransformerConfig:
                             "all three must be at least 1 and the width a multiple of the heads.")
         if not all(0 <= p < 1 for p in (self.embed_dropout, self.attention_dropout, self.residual_dropout)):
             raise UserError("A dropout of the Transformer is outside [0, 1): set it to 0 to switch it off.")
-        if self.init_std <= 0: raise UserError(f"init_std is {self.init_std}: fresh weights need a spread above 0, the paper's is 0.02.")
+        if self.init_std <= 0: raise UserError(f"init_std is {self.init_std}: fresh weights need a spread above 0, the authors' code has 0.02.")
 
 # %% ../nbs/05_transformer.ipynb #dd5ec3f5
 def init_weights(module, std=0.02):
@@ -86,7 +86,7 @@ def join_layers(layers):
 
 # %% ../nbs/05_transformer.ipynb #27214b75
 def append(cache, keys, values):
-    "Writes keys and values (B, heads, S, D/heads) behind the used part of the buffers, in place -> longer LayerCache."
+    "Writes keys and values (B, heads, S, D/heads) behind the used part of the buffers, in place (two continuations of one cache overwrite each other) -> longer LayerCache."
     end = cache.length + keys.shape[2]
     cache.keys[:, :, cache.length:end] = keys
     cache.values[:, :, cache.length:end] = values

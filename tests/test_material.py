@@ -14,8 +14,7 @@ from iris_edu import cli, material
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.evaluation import evaluate_run
 from iris_edu.material import GAMES, MATERIAL, PARTS, Trained, load_episodes, load_trained, save_trained, state, train_tokenizer
-from iris_edu.imagination import ImaginationConfig
-from iris_edu.replay import Recording, load_recording, rebuild
+from iris_edu.replay import Recording, load_recording, rebuild, to_float
 from iris_edu.settings import UserError, load_settings
 from iris_edu.tokenizer import nearest_code
 from iris_edu.training import LEARNERS, PRESETS, build_agent
@@ -372,17 +371,17 @@ def test_segments_of_a_recording_stay_inside_their_game():
     assert torch.equal(ends[mask], actions[mask] == 2) and {0, 1, 2, 3, 7} <= set(first.flatten().tolist())
 
 
-def test_a_made_world_model_dreams_in_the_tokens_of_its_tokenizer(folder, monkeypatch):
-    monkeypatch.setitem(PARTS, "train", PARTS["train"]._replace(steps=60))
-    monkeypatch.setitem(PARTS, "held-out", PARTS["held-out"]._replace(steps=60))
-    material.make("episodes/Pong")
-    config = dataclasses.replace(PRESETS["tiny"], imagination=ImaginationConfig(keep_frames=2))
-    material.make_tokenizer("pong", ["Pong"], config, updates=2, batch=2, perceptual_every=0)
-    material.make_world_model("pong-dream", "pong", "Pong", config, updates=21, batch=2)
-    found = load_trained("pong-dream")
-    assert same(found.tokenizer.state_dict(), load_trained("pong").tokenizer.state_dict())
-    assert found.dream.world_model is found.world_model and found.actor_critic is None
-    assert len(found.facts["held_out"]["token_error"]["world model"]) == 3
+def test_a_dictionary_reads_and_draws_as_a_tokenizer():
+    "Frames of four different squares come back exactly, and the tokenizer may be saved and loaded like any other."
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(256, (4, 3, 16, 16), generator=draw, dtype=torch.uint8)
+    frames = words[torch.randint(4, (20, 4, 4), generator=draw)].permute(0, 3, 1, 4, 2, 5).reshape(20, 3, 64, 64)
+    config = PRESETS["atari100k"]
+    for name, value in (("autoencoder.latent", 768), ("tokenizer.dim", 768), ("tokenizer.vocabulary", 4),
+                        ("parts.encoder", "iris_edu.material:CutSquares"), ("parts.decoder", "iris_edu.material:PasteSquares")):
+        config = material.changed(config, name, value)
+    tokenizer = material.dictionary_tokenizer(config, frames)
+    assert torch.allclose(tokenizer.reconstruct(to_float(frames)), to_float(frames), atol=1e-5)
 
 
 def test_a_made_agent_carries_what_its_run_measured_and_goes_on_where_it_stopped(folder):
