@@ -177,6 +177,11 @@ def measured(folder=None):
     head = "| checkpoint | numbers | minutes | measured |\n|---|---|---|---|\n"
     return head + "".join(_row(data_folder(folder) / file) for file in read_manifest(folder) if file.startswith("checkpoints/"))
 
+def _read(path):
+    "Tensors by name, and what the header says, of a checkpoint."
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads((file.metadata() or {})["iris_edu"])
+
 def _row(path):
     "A row of `measured`, or none for a file that is not there."
     if not path.is_file(): return ""
@@ -321,11 +326,6 @@ def load_trained(name, folder=None):
     except (UserError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not fit this version of iris_edu ({str(error).rstrip('.')}): {_remake(file)}") from None
     return Trained(config, *(getattr(agent, part).eval() if part in about["parts"] else None for part in LEARNERS), about["facts"])
-
-def _read(path):
-    "Tensors by name, and what the header says, of a checkpoint."
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, json.loads((file.metadata() or {})["iris_edu"])
 
 def _actions(config):
     "Number of actions of the game that a configuration names."
