@@ -183,9 +183,9 @@ def _read(path):
         return {key: file.get_tensor(key) for key in file.keys()}, json.loads((file.metadata() or {})["iris_edu"])
 
 def _row(path):
-    "A row of `measured`, or none for a file that is not there."
-    if not path.is_file(): return ""
-    tensors, about = _read(path)
+    "A row of `measured`, or none for a file that is missing or damaged: `inventory` says so."
+    try: tensors, about = _read(path)
+    except (SafetensorError, OSError, ValueError, KeyError): return ""
     count = lambda part: sum(tensor.numel() for key, tensor in tensors.items() if key.startswith(f"{part}."))
     numbers = ", ".join(f"{part} {count(part):,}" for part in about["parts"])
     facts = "; ".join(f"{name} {value}" for name, value in flat(about["facts"].get("held_out") or about["facts"].get("last", {})).items())

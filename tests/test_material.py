@@ -320,6 +320,18 @@ def test_a_made_tokenizer_carries_its_facts(folder, monkeypatch):
     assert 0 < found.facts["held_out"]["Pong"]["error"] < 1
 
 
+def test_a_damaged_checkpoint_does_not_stop_another_file_from_being_noted(folder):
+    "A truncated, an empty and a missing checkpoint only lose their row in the table."
+    path = folder / "checkpoints/small.safetensors"
+    assert "| `small` |" in material.measured()
+    for content in (path.read_bytes()[:100], b""):
+        path.write_bytes(content)
+        material.note("episodes/Pong.npz", "a copy")
+        assert "| `small` |" not in material.measured()
+    path.unlink()
+    assert "| `small` |" not in material.measured()
+
+
 def test_a_dictionary_finds_the_squares_that_occur():
     "Frames made of five different squares need five entries; a smaller dictionary holds means."
     draw = torch.Generator().manual_seed(0)
