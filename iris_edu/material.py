@@ -344,9 +344,9 @@ def dictionary(frames, count, grid, draw, most=20_000, rounds=30):
     "`count` typical squares of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1]: k-means++ on the different ones, at most `most` of them."
     different = squares(frames, grid).flatten(0, 2).unique(dim=0)
     points = to_float(different[torch.randperm(len(different), generator=draw)[:most]])
-    chosen, gaps = [0], points.new_ones(len(points))
+    chosen, gaps = [0], points.new_full((len(points),), torch.inf)
     while len(chosen) < count:
-        gaps = torch.minimum(gaps if len(chosen) > 1 else gaps * torch.inf, (points - points[chosen[-1]]).square().sum(1))
+        gaps = torch.minimum(gaps, (points - points[chosen[-1]]).square().sum(1))
         chosen.append(torch.multinomial(gaps + 1e-12, 1, generator=draw).item())
     book = points[chosen]
     for _ in range(rounds):
