@@ -101,13 +101,14 @@ class Dream:
 
     @torch.no_grad()
     def begin(self, frames: Tensor) -> DreamState:
-        """Start B dreams from B real frames, float (B,3,H,W) in [0,1]; the frames of the state are reconstructions."""
+        """Start B dreams from B real frames, float (B,3,H,W) in [0,1], or their tokens, int64 (B,K); the state's frames are reconstructions."""
         awake = [name for name in ("tokenizer", "world_model") if getattr(getattr(self, name), "training", False)]
         if awake:
             raise UserError(f"The {awake[0]} is in training mode, where dropout disturbs dreams: call .eval() on it first.")
-        if frames.ndim != 4 or not frames.is_floating_point():
-            raise UserError(f"A dream starts from float frames (B,3,H,W) in [0,1], not {tuple(frames.shape)} {frames.dtype}: use replay.to_float.")
-        tokens = self.tokenizer.encode(frames)
+        known = frames.ndim == 2 and frames.dtype == torch.int64
+        if not known and (frames.ndim != 4 or not frames.is_floating_point()):
+            raise UserError(f"A dream starts from float frames (B,3,H,W) in [0,1] or from tokens (B,K), not {tuple(frames.shape)} {frames.dtype}: use replay.to_float.")
+        tokens = frames if known else self.tokenizer.encode(frames)
         memory = self.world_model.begin(tokens[:, None], None)
         return DreamState(self.tokenizer.decode(tokens), tokens, memory, tokens[:, None], tokens.new_empty(len(tokens), 0))
 
@@ -147,7 +148,7 @@ class Rollout(NamedTuple):
 def imagine(dream: Dream, policy, frames: Tensor, policy_state, horizon: int, generator: torch.Generator) -> Rollout:
     """Let the policy act in the dream: `horizon` frames, `horizon - 1` transitions, no gradient (Algorithm 1; H = 20 in table 6).
 
-    frames float (B,3,h,w) real; policy(frames, state) → (logits (B,A), values, state); models in eval mode, else UserError.
+    frames float (B,3,h,w) real, or their tokens (B,K); policy(frames, state) → (logits (B,A), values, state); models in eval mode, else UserError.
     """
     if horizon < 2:
         raise UserError(f"The horizon is {horizon}: a rollout needs at least 2 frames to hold a transition.")

@@ -133,6 +133,7 @@ class Batch(NamedTuple):
     rewards: Tensor  # float32 (B,T)
     ends: Tensor  # bool (B,T)
     mask: Tensor  # bool (B,T), True = real
+    slots: Tensor | None = None  # int64 (B,T), where in the ring each step lies; padding repeats the nearest real one
 
 # %% ../nbs/02_replay.ipynb #1faf0bfb
 class SegmentSampler(Protocol):
@@ -168,11 +169,12 @@ class Replay(Ring):
     def gather(self, episode: Tensor, start: Tensor, length: int) -> Batch:
         "Steps start to start+length-1 of the given episodes, (n,) each, by one gather per field."
         lengths, step = self.lengths, start[:, None] + torch.arange(length)
-        mask = ((step >= 0) & (step < lengths[episode][:, None])).to(self.frames.device)
-        slot = ((self.bounds[episode][:, None] + step) % self.config.capacity).to(self.frames.device)
+        last = lengths[episode][:, None] - 1
+        mask = ((step >= 0) & (step <= last)).to(self.frames.device)
+        slot = ((self.bounds[episode][:, None] + step.clamp(min=0).minimum(last)) % self.config.capacity).to(self.frames.device)
         frames = self.frames.index_select(0, slot.flatten()).view(*slot.shape, *self.frames.shape[1:])
         frames = frames.masked_fill_(~mask[..., None, None, None], 0).permute(0, 1, 4, 2, 3)
-        return Batch(frames, self.actions[slot] * mask, self.rewards[slot].masked_fill(~mask, 0), self.ends[slot] & mask, mask)
+        return Batch(frames, self.actions[slot] * mask, self.rewards[slot].masked_fill(~mask, 0), self.ends[slot] & mask, mask, slot)
 
     def recent(self, length: int) -> tuple[Tensor, Tensor]:
         "Last `length` frames of the open episode, uint8 (1,T,3,H,W), and mask (1,T); padded left, all padding if none is open."

@@ -39,12 +39,15 @@ def fill(lengths, capacity=200, closed=True, **options):
 @settings(deadline=None)
 @given(episodes, st.integers(1, 15), st.sampled_from(["start", "end"]), st.integers(0, 2**31))
 def test_segments_are_consecutive_steps_of_one_episode_and_zeros(lengths, length, anchor, seed):
-    batch = fill(lengths).sample(32, length, torch.Generator().manual_seed(seed), anchor)
+    replay = fill(lengths)
+    batch = replay.sample(32, length, torch.Generator().manual_seed(seed), anchor)
     assert batch.frames.shape == (32, length, 3, SIZE, SIZE) and batch.frames.dtype == torch.uint8
-    assert [x.dtype for x in batch[1:]] == [torch.int64, torch.float32, torch.bool, torch.bool]
+    assert [x.dtype for x in batch[1:]] == [torch.int64, torch.float32, torch.bool, torch.bool, torch.int64]
     bounds = np.cumsum([0, *lengths])
-    for frames, actions, rewards, ends, mask in zip(*batch):
+    for frames, actions, rewards, ends, mask, slots in zip(*batch):
         number = step_number(frames)[mask]
+        held = step_number(replay.frames[slots].permute(0, 3, 1, 2))
+        assert (held[mask] == number).all() and held.min() == number[0] and held.max() == number[-1]
         assert (number.diff() == 1).all() and (rewards[mask] == number).all() and (actions[mask] == number % 5).all()
         first, last = int(number[0]) - 1, int(number[-1]) - 1
         assert np.searchsorted(bounds, first, side="right") == np.searchsorted(bounds, last, side="right")
