@@ -10,8 +10,8 @@ __all__ = ['DEVICES', 'PRECISIONS', 'EXECUTIONS', 'PRESETS', 'LEARNERS', 'LOSSES
            'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path',
            'update_epoch', 'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'held_out',
            'has_started', 'learns', 'replay_of', 'background_evaluation', 'evaluate_checkpoint', 'save', 'resume',
-           'Trainer', 'timed', 'pick_device', 'pick_execution', 'Callback', 'Progress', 'summary', 'reenact',
-           'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run',
+           'Trainer', 'timed', 'pick_device', 'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary',
+           'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run',
            'keep_memory']
 
 # %% ../nbs/09_training.ipynb #c73754b4
@@ -642,6 +642,7 @@ class Trainer:
     def __init__(self, config, run_dir, callbacks=()):
         self.config, self.run_dir, self.epoch = config, Path(run_dir), 0
         self.device = pick_device(config.device)
+        set_precision(config.precision)
         part = lambda name: resolve(getattr(config.parts, name))
         self.make_env, self.return_estimator = part("environment"), part("return_estimator")
         env = self.make_env(config.env, train=True)
@@ -706,6 +707,11 @@ def pick_device(name):
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("device cuda was asked for and PyTorch sees no GPU: use --device cpu, or install a CUDA build of torch")
     return torch.device(name)
+
+def set_precision(precision):
+    "Let recent GPUs round the factors of products and convolutions to TF32, unless the precision is fp32; a setting of the whole process."
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 def pick_execution(name, device):
     "The execution plan a configuration asks for on a device: auto means captured on a GPU and plain elsewhere."

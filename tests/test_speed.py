@@ -1,0 +1,229 @@
+"""Fast equals plain: what is kept, compiled, recorded or mixed gives the same numbers, and the benchmark measures what it says."""
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from iris_edu import cli, speed
+from iris_edu.imagination import imagine
+from iris_edu.material import episode_frames, load_trained
+from iris_edu.replay import to_float
+from iris_edu.runs import load_checkpoint
+from iris_edu.settings import UserError
+from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, actor_critic_losses, collect_epoch, make_draws, pick_execution,
+                               resolve, train, update_once)
+
+TINY = PRESETS["tiny"]
+SMALL = replace(TINY, env=replace(TINY.env, game="Catch"), device="cpu", training=replace(
+    TINY.training, epochs=2, collect_epochs=2, collect_steps=40, updates=2, tokenizer_after=0, world_model_after=0, actor_critic_after=0,
+    tokenizer_batch=8, world_model_batch=4, actor_critic_batch=4, evaluate_every=0))
+NO_DROPOUT = replace(SMALL, transformer=replace(SMALL.transformer, embed_dropout=0., attention_dropout=0., residual_dropout=0.))
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs cannot be recorded here")
+
+
+def started(config, folder):
+    "A trainer that has collected one epoch; the same configuration gives the same trainer."
+    trainer = Trainer(config, folder)
+    trainer.epoch = 1
+    collect_epoch(trainer)
+    return trainer
+
+
+def losses_and_gradients(trainer, name):
+    "Losses of one batch of a learner, and the gradients of their sum."
+    learner = getattr(trainer.agent, name)
+    learner.zero_grad()
+    losses = LOSSES[name](trainer, make_draws(3, "test", device=trainer.device))
+    sum(losses.values()).backward()
+    return {k: v.item() for k, v in losses.items()}, [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+
+
+def assert_same(one, other, tolerance=1e-5):
+    assert one[0] == pytest.approx(other[0], rel=tolerance, abs=tolerance)
+    assert len(one[1]) == len(other[1]) > 0
+    for a, b in zip(one[1], other[1]): assert (a - b).norm() <= tolerance * max(b.norm(), 1)
+
+
+@pytest.mark.parametrize("gigabytes", [5.0, 0.0])
+def test_kept_tokens_equal_fresh_ones_after_every_tokenizer_update(tmp_path, gigabytes):
+    trainer = started(replace(SMALL, training=replace(SMALL.training, cache_gigabytes=gigabytes)), tmp_path)
+    tokenizer, draw, seen = trainer.agent.tokenizer, make_draws(0, "test"), []
+    for _ in range(3):
+        batch = trainer.replay.sample(6, 5, draw.host)
+        frames = to_float(batch.frames)[batch.mask]
+        tokens, pictures = trainer.tokens(batch.slots), trainer.reconstructions(batch.slots)
+        assert torch.equal(tokens[batch.mask], tokenizer.encode(frames))
+        torch.testing.assert_close(pictures[batch.mask], tokenizer.reconstruct(frames), atol=1e-5, rtol=0)
+        assert not tokens.requires_grad and not pictures.requires_grad
+        seen.append(pictures)
+        tokenizer.train()
+        update_once(trainer, "tokenizer", draw)
+        tokenizer.eval()
+    assert not torch.equal(trainer.reconstructions(batch.slots), seen[-1]), "the test would pass with a tokenizer that never changes"
+
+
+def test_a_new_epoch_forgets_what_the_replay_held_before(tmp_path):
+    trainer = started(replace(SMALL, replay=replace(SMALL.replay, capacity=60)), tmp_path)
+    trainer.tokens(torch.arange(40))
+    for name in ("tokenizer", "world_model", "actor_critic"): trainer.config = replace(trainer.config, training=replace(trainer.config.training, **{f"{name}_after": 9}))
+    trainer.epoch = 2
+    trainer.epoch_record()
+    held = torch.arange(60)
+    fresh = trainer.agent.tokenizer.encode(to_float(trainer.replay.frames.permute(0, 3, 1, 2)))
+    assert torch.equal(trainer.tokens(held), fresh)
+
+
+@pytest.mark.parametrize("name", ["world_model", "actor_critic"])
+def test_losses_and_gradients_do_not_depend_on_what_is_kept(tmp_path, name):
+    keeping, plain = (started(replace(NO_DROPOUT, training=replace(SMALL.training, cache_gigabytes=g)), tmp_path / str(g)) for g in (5.0, 0.0))
+    assert_same(losses_and_gradients(keeping, name), losses_and_gradients(plain, name))
+
+
+def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
+    trainer = started(replace(SMALL, training=replace(SMALL.training, cache_gigabytes=0.1)), tmp_path)
+    assert trainer.tokens.keep and not trainer.reconstructions.keep
+    slots = torch.tensor([[3, 1], [1, 0]])
+    torch.testing.assert_close(trainer.reconstructions(slots), trainer.agent.tokenizer.decode(trainer.tokens(slots)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "world_model"])
+def test_compiled_equals_plain(tmp_path, name):
+    if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))): pytest.skip(f"torch.compile does not work here: {trouble}")
+    plain, compiled = (started(replace(NO_DROPOUT, execution=kind), tmp_path / kind) for kind in ("plain", "compiled"))
+    before = losses_and_gradients(plain, name)
+    assert_same(losses_and_gradients(compiled, name), before)
+    assert_same(losses_and_gradients(compiled, name), before)
+    assert plain.agent.state_dict().keys() == compiled.agent.state_dict().keys()
+
+
+def test_compiled_that_cannot_compile_says_so_and_goes_on(tmp_path, monkeypatch):
+    def refuse(*args, **options): raise RuntimeError("no C++ compiler\nsecond line")
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no C\+\+ compiler\): the run goes on"):
+        trainer = started(replace(NO_DROPOUT, execution="compiled"), tmp_path / "compiled")
+    plain = started(NO_DROPOUT, tmp_path / "plain")
+    assert_same(losses_and_gradients(trainer, "world_model"), losses_and_gradients(plain, "world_model"))
+
+
+def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path):
+    with pytest.warns(UserWarning, match="CUDA graphs need a GPU, not a cpu: the run goes on"):
+        captured = started(replace(SMALL, execution="captured"), tmp_path / "captured")
+    assert_same(losses_and_gradients(captured, "actor_critic"), losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
+
+
+class FakeGraph:
+    "Stands in for a recorded graph where there is no GPU: it computes what was recorded, or something else."
+    wrong = False
+
+    def __init__(self, function, inputs): self.function = function
+
+    def __call__(self, inputs, draw):
+        frames, tokens, *rest = self.function(*inputs, draw)
+        return [frames, tokens + 1 if self.wrong else tokens, *rest]
+
+
+def pretend_gpu(trainer):
+    "A Captured plan that believes it may record."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.execution = speed.Captured(trainer)
+    trainer.execution.plain = False
+    return trainer
+
+
+def test_captured_plan_keeps_the_contract_of_imagine(tmp_path, monkeypatch):
+    "All of the plan but the graph itself: arguments, results, generator, and that a graph is recorded once for each shape."
+    monkeypatch.setattr(speed, "Recorded", FakeGraph)
+    plain, captured = started(SMALL, tmp_path / "plain"), pretend_gpu(started(SMALL, tmp_path / "captured"))
+    for _ in range(2): assert_same(losses_and_gradients(captured, "actor_critic"), losses_and_gradients(plain, "actor_critic"))
+    assert len(captured.execution.recorded) == 1 and not captured.execution.plain
+
+
+def test_a_recording_that_dreams_differently_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "Recorded", type("Wrong", (FakeGraph,), {"wrong": True}))
+    captured = pretend_gpu(started(SMALL, tmp_path / "captured"))
+    with pytest.warns(UserWarning, match="its first dream differed from the plain one"): found = losses_and_gradients(captured, "actor_critic")
+    assert_same(found, losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
+
+
+@needs_gpu
+def test_a_recorded_rollout_equals_a_plain_one_and_is_new_at_every_replay(tmp_path):
+    trainer = started(replace(SMALL, device="cuda", execution="captured"), tmp_path)
+    policy, draw, twin = trainer.agent.actor_critic, *(torch.Generator("cuda").manual_seed(1) for _ in range(2))
+    start, state = trainer.tokens(torch.arange(4, device="cuda")), policy.initial_state(4)
+    rollouts = [(trainer.execution.imagine(trainer.dream, policy, start, state, 8, draw), imagine(trainer.dream, policy, start, state, 8, twin)) for _ in range(3)]
+    assert not trainer.execution.plain
+    for recorded, plain in rollouts:
+        assert torch.equal(recorded.tokens, plain.tokens) and torch.equal(recorded.actions, plain.actions)
+        torch.testing.assert_close(recorded.frames, plain.frames, atol=1e-5, rtol=0)
+    assert not torch.equal(rollouts[0][0].tokens, rollouts[1][0].tokens)
+
+
+@needs_gpu
+def test_tokens_of_replays_follow_the_distribution_of_plain_dreams(tmp_path):
+    "Chi-squared over the first dreamt token of many replays, against as many plain dreams."
+    trainer = started(replace(SMALL, device="cuda", execution="captured"), tmp_path)
+    policy, many = trainer.agent.actor_critic, 512
+    start = trainer.tokens(torch.zeros(many, dtype=torch.int64, device="cuda"))
+    def counts(play, seed):
+        draw, state = torch.Generator("cuda").manual_seed(seed), policy.initial_state(many)
+        drawn = torch.cat([play(trainer.dream, policy, start, state, 2, draw).tokens[:, 1, 0] for _ in range(20)])
+        return drawn.bincount(minlength=trainer.agent.tokenizer.vocabulary).double()
+    recorded, plain = counts(trainer.execution.imagine, 1), counts(imagine, 2)
+    common = (recorded + plain) >= 40
+    statistic = ((recorded - plain).square() / (recorded + plain))[common].sum().item()
+    freedom = common.sum().item()
+    assert statistic < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_execution_is_a_setting():
+    assert pick_execution("auto", torch.device("cuda")) == "captured" and pick_execution("auto", torch.device("cpu")) == "plain"
+    for path in EXECUTIONS.values(): assert callable(resolve(path))
+    with pytest.raises(UserError, match="execution 'fast' is unknown: choose one of auto, plain, compiled, captured"): Config(execution="fast")
+
+
+def test_a_run_may_go_on_with_another_execution(tmp_path):
+    train(SMALL, tmp_path / "run", max_epochs=1, callbacks=())
+    with pytest.warns(UserWarning, match="CUDA graphs"): assert train(replace(SMALL, execution="captured"), tmp_path / "run", callbacks=()).epoch == 2
+
+
+def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
+    half = replace(SMALL, precision="fp16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = train(half, tmp_path / "whole", callbacks=())
+        train(half, tmp_path / "broken", max_epochs=1, callbacks=())
+        assert load_checkpoint(tmp_path / "broken")[1]["scales"]["tokenizer"]["scale"] > 1
+        resumed = train(half, tmp_path / "broken", callbacks=())
+    assert all(a.equal(b) for a, b in zip(whole.agent.state_dict().values(), resumed.agent.state_dict().values()))
+    assert whole.scalers["world_model"].state_dict() == resumed.scalers["world_model"].state_dict() != {}
+
+
+def test_bench_prints_a_table_and_a_line_of_json(capsys):
+    words = ("bench --preset tiny --game Catch --device cpu --seconds 0.01 --training.tokenizer-batch 4 --training.world-model-batch 2 "
+             "--training.actor-critic-batch 2 --actor-critic.horizon 3")
+    assert cli.main(words.split()) == 0
+    *table, line = capsys.readouterr().out.strip().splitlines()
+    found = json.loads(line)
+    assert found["batches"] == [4, 2, 2] and found["execution"] == "plain" and found["versions"]["torch"]
+    assert {"tokenizer update", "world_model update", "actor_critic update", "dream, one", "dream, batch", "environment step", "batches", "frame, kept"} == found["ms"].keys()
+    assert all(value > 0 for ms in found["ms"].values() for value in ms.values())
+    assert found["run_hours"]["chosen"] > 0 and any("whole run, h" in row for row in table)
+
+
+def test_hours_of_a_run_follow_from_its_schedule():
+    "One millisecond an update and nothing else: hours are the number of updates."
+    config, only = PRESETS["atari100k"], {"environment step": 0.0, "frame, kept": 0.0, "tokenizer update": 1.0, "world_model update": 1.0, "actor_critic update": 1.0}
+    epoch, hours = speed.whole_run(config, only)
+    assert epoch == pytest.approx(3 * 200 / 1000)
+    assert hours == pytest.approx((595 + 575 + 550) * 200 / 1000 / 3600)
+    looks = only | {"frame, kept": 1.0}
+    asked = 200 * 64 * (20 + 21)
+    assert speed.whole_run(config, looks)[0] - epoch == pytest.approx(100_000 * (1 - 2.718281828 ** (-asked / 100_000)) / 1000, rel=1e-6)
+    assert speed.whole_run(config, looks, keeps=False)[0] == epoch
+
+
+def test_bench_names_a_bad_option(capsys):
+    assert cli.main(["bench", "--seconds", "0"]) == 2 and "--seconds is 0" in capsys.readouterr().err
