@@ -1,6 +1,5 @@
 """Recorded games and trained weights: what the appendix does not show."""
 import dataclasses
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+
 
 from iris_edu import cli, material
 from iris_edu.envs import EnvConfig, make_env
@@ -16,7 +15,6 @@ from iris_edu.evaluation import evaluate_run
 from iris_edu.material import GAMES, MATERIAL, PARTS, Trained, load_episodes, load_trained, save_trained, state, train_tokenizer
 from iris_edu.replay import Recording, load_recording, rebuild, to_float
 from iris_edu.settings import UserError, load_settings
-from iris_edu.tokenizer import nearest_code
 from iris_edu.training import LEARNERS, PRESETS, build_agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -285,17 +283,39 @@ def test_a_tokenizer_training_depends_on_its_arguments_only():
     first_weights = small_tokenizer()
     assert same(first_weights, small_tokenizer()) and torch.get_num_threads() == threads
     assert not same(first_weights, small_tokenizer(seed=1))
-    assert not same(first_weights, small_tokenizer(distance_weight=1.0))
+    assert not same(first_weights, small_tokenizer(squared=1.0))
     assert not same(first_weights, small_tokenizer(lessons=0))
 
 
 def test_batches_are_even_and_losses_are_told():
-    frames = [torch.full((n, 3, 8, 8), value, dtype=torch.uint8) for n, value in ((500, 0), (3, 255))]
-    assert material.even_batch(frames, 10, torch.Generator()).mean().item() == 0.5
+    scenes = [material.scene(torch.full((n, 3, 8, 8), value, dtype=torch.uint8)) for n, value in ((500, 0), (3, 255))]
+    frames, importance = material.even_batch(scenes, 10, torch.Generator())
+    assert frames.mean().item() == 0.5 and torch.equal(importance, torch.ones(10, 1, 8, 8))  # nothing moves
     heard = []
-    small_tokenizer(tell=lambda update, losses: heard.append((update, set(losses))))
+    small_tokenizer(lessons=0.5, tell=lambda update, losses: heard.append((update, set(losses))))
     lesson, paper = {"naming", "reconstruction", "squared"}, {"naming", "reconstruction", "commitment", "perceptual"}
     assert heard == [(1, lesson), (2, lesson), (3, paper), (4, paper)]
+
+
+def test_a_pixel_counts_more_the_more_rarely_it_moves():
+    frames = torch.zeros(100, 3, 4, 4, dtype=torch.uint8)
+    frames[:2, :, 0, 0], frames[:40, :, 3, 3] = 200, 200
+    scene = material.scene(frames)
+    assert scene.still.max() == 0 and scene.weight.shape == (1, 4, 4)
+    rare, common = scene.weight[0, 0, 0].item(), scene.weight[0, 3, 3].item()
+    assert rare == pytest.approx(1.5 / 0.021 ** 0.8) and common == pytest.approx(1.5 / 0.401 ** 0.8)
+    batch, importance = material.even_batch([scene], 64, torch.Generator().manual_seed(0))
+    moving = material.moves(batch, scene.still)
+    assert importance.mean().item() == pytest.approx(1) and importance[moving].min() > importance[~moving].max()
+
+
+def test_a_ball_is_found_where_it_is_and_nowhere_else():
+    frames = torch.zeros(4, 3, 16, 16)
+    for t in range(3): frames[t, :, 5 + t, 6] = 0.5                              # the fourth frame has no ball
+    still, court = torch.zeros(3, 16, 16), (2, 14, 2, 14)
+    found = lambda drawn: material.ball_found(drawn, frames, still, court)
+    assert found(frames) == 1 and found(frames.roll(2, 3)) == 1 and found(frames.roll(3, 3)) == 0
+    assert found(0.4 * frames) == 1 and found(0.3 * frames) == 0 and found(torch.zeros_like(frames)) == 0
 
 
 def test_the_perceptual_loss_looks_at_every_third_update(monkeypatch):
@@ -333,14 +353,15 @@ def test_a_damaged_checkpoint_does_not_stop_another_file_from_being_noted(folder
 
 
 def test_a_dictionary_finds_the_squares_that_occur():
-    "Frames made of five different squares need five entries; a smaller dictionary holds means."
+    "Frames made of five different squares need five entries; a smaller dictionary holds some of them."
     draw = torch.Generator().manual_seed(0)
     words = torch.randint(256, (5, 3, 4, 4), generator=draw, dtype=torch.uint8)
     frames = words[torch.randint(5, (30, 2, 2), generator=draw)].permute(0, 3, 1, 4, 2, 5).reshape(30, 3, 8, 8)
     book = material.dictionary(frames, 5, 2, draw)
     assert sorted(map(tuple, (book * 255).round().byte().tolist())) == sorted(map(tuple, words.flatten(1).tolist()))
     few = material.dictionary(frames, 2, 2, draw)
-    assert torch.isfinite(few).all() and few.shape == (2, 48)
+    assert few.shape == (2, 48) and set(map(tuple, (few * 255).round().byte().tolist())) <= set(map(tuple, words.flatten(1).tolist()))
+    assert torch.equal(material.spell(material.names(to_float(frames), 2, book), book), to_float(frames))
     assert torch.isfinite(material.dictionary(frames[:, :, :4, :4], 9, 1, draw)).all()  # more entries than different squares
 
 
@@ -356,16 +377,41 @@ def test_the_error_of_moving_pixels_ignores_the_rest():
     assert material.background(pictures).max() == 0
 
 
+def test_a_shifted_ball_is_nearer_than_no_ball_once_softened():
+    ball, shifted, none = (torch.zeros(3 * 8 * 8) for _ in range(3))
+    ball.view(3, 8, 8)[:, 4, 4], shifted.view(3, 8, 8)[:, 4, 5] = 1, 1
+    gap = lambda a, b: (a - b).square().sum()
+    assert gap(ball, shifted) > gap(ball, none)
+    assert gap(*map(material.soften, (ball, shifted))) < gap(*map(material.soften, (ball, none)))
+
+
+def test_names_are_found_in_full_precision_under_autocast():
+    frames, book = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.rand(64, 192, generator=torch.Generator().manual_seed(1))
+    exact = material.names(frames, 4, book)
+    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(material.names(frames, 4, book), exact)
+
+
+def test_codes_of_like_entries_are_alike():
+    book = torch.rand(20, 192, generator=torch.Generator().manual_seed(0))
+    book[1] = book[0] + 0.01
+    for dim in (8, 32):
+        codes = material.codes_of(book, dim, torch.Generator().manual_seed(0))
+        assert codes.shape == (20, dim) and codes.square().mean().item() == pytest.approx(1, rel=1e-4)
+        gaps = torch.cdist(codes[:1], codes)[0]
+        assert gaps[1] == gaps[1:].min()
+
+
 def test_a_lesson_teaches_every_part_of_the_tokenizer():
     frames = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     tokenizer = material.build_tokenizer(SMALL)
-    book = torch.rand(SMALL.tokenizer.vocabulary, 3 * 8 * 8)
-    losses = material.lesson(tokenizer, frames, book, 10.0)
+    book, importance = torch.rand(SMALL.tokenizer.vocabulary, 3 * 8 * 8), torch.rand(2, 1, 32, 32)
+    losses = material.lesson(tokenizer, frames, importance, book, 10.0)
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tokenizer.parameters())
-    assert losses["squared"].item() == pytest.approx(10 * F.mse_loss(2 * tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(
-        nearest_code(material.squares(frames, 4), book)))) - 1, 2 * frames - 1).item(), rel=1e-4)
+    tokens = material.names(frames, 4, book)
+    error = 2 * (tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(tokens))) - material.spell(tokens, book))
+    assert losses["squared"].item() == pytest.approx(10 * (importance * error.square()).mean().item(), rel=1e-4)
 
 
 # Training a world model on a recording
@@ -383,17 +429,17 @@ def test_segments_of_a_recording_stay_inside_their_game():
     assert torch.equal(ends[mask], actions[mask] == 2) and {0, 1, 2, 3, 7} <= set(first.flatten().tolist())
 
 
-def test_a_dictionary_reads_and_draws_as_a_tokenizer():
-    "Frames of four different squares come back exactly, and the tokenizer may be saved and loaded like any other."
-    draw = torch.Generator().manual_seed(0)
-    words = torch.randint(256, (4, 3, 16, 16), generator=draw, dtype=torch.uint8)
-    frames = words[torch.randint(4, (20, 4, 4), generator=draw)].permute(0, 3, 1, 4, 2, 5).reshape(20, 3, 64, 64)
-    config = PRESETS["atari100k"]
-    for name, value in (("autoencoder.latent", 768), ("tokenizer.dim", 768), ("tokenizer.vocabulary", 4),
-                        ("parts.encoder", "iris_edu.material:CutSquares"), ("parts.decoder", "iris_edu.material:PasteSquares")):
-        config = material.changed(config, name, value)
-    tokenizer = material.dictionary_tokenizer(config, frames)
-    assert torch.allclose(tokenizer.reconstruct(to_float(frames)), to_float(frames), atol=1e-5)
+def test_a_made_dream_names_its_tokenizer_and_its_errors(folder, monkeypatch):
+    for part in ("train", "held-out"): monkeypatch.setitem(PARTS, part, PARTS[part]._replace(steps=60))
+    material.make("episodes/Pong")
+    config = PRESETS["tiny"]
+    material.make_tokenizer("words", ["Pong"], config, updates=2, batch=2, perceptual_every=0)
+    material.make_dream("night", "words", "Pong", config, updates=2, batch=2)
+    dream = load_trained("night")
+    assert same(dream.tokenizer.state_dict(), load_trained("words").tokenizer.state_dict()) and dream.actor_critic is None
+    assert dream.facts["tokenizer"] == "words" and len(dream.facts["held_out"]["token_error"]["copy"]) == 3
+    (folder / "checkpoints/words.safetensors").unlink()
+    with pytest.raises(UserError, match="There is no data/checkpoints/words.safetensors"): load_trained("night")
 
 
 def test_a_made_agent_carries_what_its_run_measured_and_goes_on_where_it_stopped(folder):
