@@ -570,7 +570,7 @@ def train_world_model(recording, tokens, config, actions, updates, batch, learni
     return model.eval()
 
 # %% ../nbs/A7_material.ipynb #3f3cd14c
-def make_dream(name, tokenizer, game, config, folder=None, updates=6_000, batch=32, learning_rate=3e-3):
+def make_dream(name, tokenizer, game, config, folder=None, updates=4_000, batch=32, learning_rate=3e-3):
     "Train a world model on a recorded game in the tokens of checkpoint `tokenizer`, and write it as checkpoint NAME with what its dream gets wrong on the held-out game."
     (reader,), recording, start = load_trained(tokenizer, folder).need("tokenizer"), load_episodes(game, "train", folder), time.perf_counter()
     tokens = torch.cat([reader.encode(to_float(part)) for part in episode_frames(game, "train", folder).split(64)])
@@ -589,7 +589,7 @@ def dream_facts(dream, recording, segments=64, steps=11):
     errors = k_step_error(dream, replay.sample(segments, steps, generator(0, "held out")), generator(0, "dream"))
     return {measure: {name: [round(float(values[k - 1]), 4) for k in (1, 5, 10)] for name, values in forecasts.items()} for measure, forecasts in errors.items()}
 
-REDUCED = {"transformer": TransformerConfig(layers=3, heads=4, width=128, embed_dropout=0.05, attention_dropout=0.05, residual_dropout=0.05, init_std=0.09),
+REDUCED = {"transformer": TransformerConfig(layers=3, heads=4, width=128, init_std=0.09),
            "world_model": WorldModelConfig(steps=4), "imagination": ImaginationConfig(keep_frames=2)}
 MATERIAL["checkpoints/pong-dream"] = partial(make_dream, "pong-dream", "pong-breakout", "Pong", dataclasses.replace(PAPER, **REDUCED))
 

@@ -6,13 +6,13 @@
 __all__ = ['DEVICES', 'PRECISIONS', 'EXECUTIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'FREE', 'TrainingConfig', 'Parts', 'Config',
            'config_to_dict', 'config_from_dict', 'resolve', 'Agent', 'build_agent', 'build_optimizers', 'of_learner',
            'to_frames', 'Collector', 'collect', 'explore', 'finished_returns', 'restore_collector', 'replay_open_game',
-           'Draws', 'make_draws', 'Kept', 'frozen_views', 'Plain', 'tokenizer_losses', 'world_model_losses',
-           'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path',
-           'update_epoch', 'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'held_out',
-           'has_started', 'learns', 'replay_of', 'background_evaluation', 'evaluate_checkpoint', 'save', 'resume',
-           'Trainer', 'timed', 'pick_device', 'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary',
-           'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run',
-           'keep_memory']
+           'Draws', 'make_draws', 'Kept', 'frozen_views', 'ExecutionPlan', 'Plain', 'tokenizer_losses',
+           'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy', 'collect_epoch',
+           'experience_path', 'update_epoch', 'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent',
+           'held_out', 'has_started', 'learns', 'replay_of', 'background_evaluation', 'evaluate_checkpoint', 'save',
+           'resume', 'Trainer', 'timed', 'pick_device', 'set_precision', 'pick_execution', 'Callback', 'Progress',
+           'summary', 'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences',
+           'load_run', 'keep_memory']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import ctypes, dataclasses, importlib, json, os, subprocess, sys, threading, time
@@ -407,8 +407,13 @@ def frozen_views(replay, tokenizer, gigabytes, bytes_a_number=4):
     return tokens, Kept(lambda slots: tokenizer.decode(tokens(slots)), replay, keep=fits)
 
 # %% ../nbs/09_training.ipynb #6d80a8ed
+class ExecutionPlan(Protocol):
+    "How a run computes, never what; made once by `plan(trainer)`, which may change how the trainer's networks run."
+    def imagine(self, dream, policy, start, state, horizon, generator):
+        "A rollout as `imagination.imagine` makes it: the same arguments, the same distribution."
+
 class Plain:
-    "Execution plan: operation by operation, as the chapters write it; made by `plan(trainer)`, which may change how the trainer's networks run."
+    "Operation by operation, as the chapters write it (protocol ExecutionPlan)."
     def __init__(self, trainer): self.imagine = imagine
 
 # %% ../nbs/09_training.ipynb #5016a3da

@@ -11,11 +11,11 @@ from iris_edu import checks, cli
 from iris_edu.actor_critic import ActorCritic, lambda_returns
 from iris_edu.autoencoder import Decoder, Encoder
 from iris_edu.envs import make_env
-from iris_edu.imagination import CategoricalSampler
+from iris_edu.imagination import CategoricalSampler, imagine
 from iris_edu.replay import UniformSegments
 from iris_edu.settings import UserError
 from iris_edu.tokenizer import LPIPS, Tokenizer, VectorQuantizer
-from iris_edu.training import Pictures, Progress, TensorBoard
+from iris_edu.training import Pictures, Plain, Progress, TensorBoard
 from iris_edu.transformer import CausalAttention, LearntPositions
 from iris_edu.world_model import FrameActionLayout, Heads, WorldModel
 
@@ -32,7 +32,7 @@ DEFAULTS = dict(
     environment=make_env, segment_sampler=UniformSegments(), encoder=Encoder, decoder=Decoder, quantizer=VectorQuantizer,
     perceptual_loss=LPIPS, tokenizer=Tokenizer, attention=CausalAttention, positions=LearntPositions,
     layout=FrameActionLayout, heads=Heads, world_model=WorldModel, token_sampler=CategoricalSampler, policy=ActorCritic,
-    returns=lambda_returns, callback=Looker)
+    returns=lambda_returns, execution=Plain, callback=Looker)
 
 
 def wrap(part, **methods):
@@ -180,6 +180,15 @@ def segments(change):
     return sample
 
 
+def plan(function):
+    "An execution plan that imagines with a function."
+    def build(trainer):
+        made = Plain(trainer)
+        made.imagine = function
+        return made
+    return build
+
+
 noise = np.random.default_rng()
 BROKEN = [
     ("environment", environment(lambda f, r, d, t, i: (f.transpose(2, 0, 1), r, d, t, i)), r"frame is uint8 \(3, 64, 64\), expected uint8 \(64, 64, 3\)"),
@@ -234,6 +243,10 @@ BROKEN = [
     ("callback", Gambler, "draws from the global generator"),
     ("callback", lambda run_dir, config: object(), "none of the methods on_start"),
     ("callback", lambda run_dir: Looker(run_dir, None), "building the callback raised TypeError"),
+    ("execution", plan(torch.inference_mode()(imagine)), "learning from the dream raised RuntimeError"),
+    ("execution", plan(lambda *args: imagine(*args[:-1], torch.Generator().manual_seed(0))), "Two dreams in a row are the same"),
+    ("execution", plan(lambda *args: imagine(*args[:-1], torch.Generator().manual_seed(1))), "dreams otherwise than the plain one"),
+    ("execution", lambda trainer: object(), "The plan has no imagine"),
 ]
 
 

@@ -91,9 +91,9 @@ def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer", "world_model"])
 def test_compiled_equals_plain(tmp_path, name):
     if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))): pytest.skip(f"torch.compile does not work here: {trouble}")
-    plain, compiled = (started(replace(NO_DROPOUT, execution=kind), tmp_path / kind) for kind in ("plain", "compiled"))
+    small = replace(PRESETS["small"], device="cpu", training=replace(SMALL.training, tokenizer_batch=4, world_model_batch=2))  # few layers: compiling takes its time
+    plain, compiled = (started(replace(small, execution=kind), tmp_path / kind) for kind in ("plain", "compiled"))
     before = losses_and_gradients(plain, name)
-    assert_same(losses_and_gradients(compiled, name), before)
     assert_same(losses_and_gradients(compiled, name), before)
     assert plain.agent.state_dict().keys() == compiled.agent.state_dict().keys()
 
