@@ -400,9 +400,10 @@ class Kept:
         self.known.zero_()
 
 def frozen_views(replay, tokenizer, gigabytes, bytes_a_number=4):
-    "Tokens and reconstructions of a replay's slots, two Kept; the tokens are kept unless gigabytes is 0, the reconstructions if the whole ring's fit."
-    frames = lambda slots: to_float(replay.frames[slots].permute(0, 3, 1, 2))
-    tokens = Kept(lambda slots: tokenizer.encode(frames(slots)), replay, keep=gigabytes > 0)
+    "Tokens (in full precision: a rounding can change a word) and reconstructions of a replay's slots, two Kept; the tokens are kept unless gigabytes is 0, the reconstructions if the whole ring's fit."
+    def encode(slots):
+        with torch.autocast(slots.device.type, enabled=False): return tokenizer.encode(to_float(replay.frames[slots].permute(0, 3, 1, 2)))
+    tokens = Kept(encode, replay, keep=gigabytes > 0)
     fits = replay.frames.numel() * bytes_a_number <= gigabytes * 1e9
     return tokens, Kept(lambda slots: tokenizer.decode(tokens(slots)), replay, keep=fits)
 

@@ -201,6 +201,26 @@ def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
     assert whole.scalers["world_model"].state_dict() == resumed.scalers["world_model"].state_dict() != {}
 
 
+@pytest.mark.parametrize("name, game", [("pong-breakout", "Pong"), ("pong-breakout", "Breakout"), ("alien-16", "Alien"), ("alien-64", "Alien")])
+def test_mixed_precision_changes_few_codes_and_losses_by_less_than_their_noise(name, game):
+    tokenizer, frames = load_trained(name).tokenizer, to_float(episode_frames(game)[::50])
+    with torch.autocast("cpu", torch.bfloat16): mixed = tokenizer.encode(frames)
+    assert (mixed != tokenizer.encode(frames)).float().mean() < 0.01
+    batches, losses = frames.split(8), {}
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled): losses[enabled] = [tokenizer.loss(batch) for batch in batches]
+    for term in ("reconstruction", "commitment"):
+        full, half = (torch.stack([loss[term] for loss in losses[enabled]]) for enabled in (False, True))
+        assert (full - half).abs().mean() < full.std()
+
+
+def test_words_of_the_replay_are_read_in_full_precision(tmp_path):
+    trainer = started(replace(SMALL, precision="bf16"), tmp_path)
+    slots = torch.arange(40)
+    with torch.autocast("cpu", torch.bfloat16): tokens = trainer.tokens(slots)
+    assert torch.equal(tokens, trainer.agent.tokenizer.encode(to_float(trainer.replay.frames[slots].permute(0, 3, 1, 2))))
+
+
 def test_bench_prints_a_table_and_a_line_of_json(capsys):
     words = ("bench --preset tiny --game Catch --device cpu --seconds 0.01 --training.tokenizer-batch 4 --training.world-model-batch 2 "
              "--training.actor-critic-batch 2 --actor-critic.horizon 3")
