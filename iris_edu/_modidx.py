@@ -388,6 +388,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'iris_edu.speed.device_name': ('speed.html#device_name', 'iris_edu/speed.py'),
                                 'iris_edu.speed.epoch_seconds': ('speed.html#epoch_seconds', 'iris_edu/speed.py'),
                                 'iris_edu.speed.failure': ('speed.html#failure', 'iris_edu/speed.py'),
+                                'iris_edu.speed.first_line': ('speed.html#first_line', 'iris_edu/speed.py'),
                                 'iris_edu.speed.look_again': ('speed.html#look_again', 'iris_edu/speed.py'),
                                 'iris_edu.speed.milliseconds': ('speed.html#milliseconds', 'iris_edu/speed.py'),
                                 'iris_edu.speed.parts': ('speed.html#parts', 'iris_edu/speed.py'),

@@ -12,8 +12,8 @@ from iris_edu.material import episode_frames, load_trained
 from iris_edu.replay import to_float
 from iris_edu.runs import load_checkpoint
 from iris_edu.settings import UserError
-from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, actor_critic_losses, collect_epoch, make_draws, pick_execution,
-                               resolve, train, update_once)
+from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
+                               resolve, set_precision, train, update_once)
 
 TINY = PRESETS["tiny"]
 SMALL = replace(TINY, env=replace(TINY.env, game="Catch"), device="cpu", training=replace(
@@ -231,6 +231,25 @@ def test_bench_prints_a_table_and_a_line_of_json(capsys):
     assert {"tokenizer update", "world_model update", "actor_critic update", "dream, one", "dream, batch", "environment step", "batches", "frame, kept"} == found["ms"].keys()
     assert all(value > 0 for ms in found["ms"].values() for value in ms.values())
     assert found["run_hours"]["chosen"] > 0 and any("whole run, h" in row for row in table)
+
+
+@pytest.mark.parametrize("batch, accumulate, shrink, expected", [(63, 3, 8, 6), (64, 1, 8, 8), (64, 4, 8, 8), (4, 4, 8, 4)])
+def test_cut_batches_stay_divisible(batch, accumulate, shrink, expected):
+    training = replace(PRESETS["atari100k"].training, tokenizer_batch=batch, world_model_batch=batch, actor_critic_batch=batch, accumulate=accumulate)
+    assert speed.cut(replace(PRESETS["atari100k"], training=training), shrink, 8).training.world_model_batch == expected
+
+
+def test_an_error_without_words_is_named_by_its_kind():
+    def silent(): raise RuntimeError
+    assert speed.failure(silent) == "RuntimeError" and speed.failure(lambda: 1) == ""
+
+
+def test_precision_decides_about_tf32():
+    try:
+        for precision, allowed in (("fp32", False), ("tf32", True), ("bf16", True), ("fp32", False)):
+            set_precision(precision)
+            assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
+    finally: set_precision("fp32")
 
 
 def test_hours_of_a_run_follow_from_its_schedule():
