@@ -206,6 +206,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'iris_edu.material.Trained.need': ('a7_material.html#trained.need', 'iris_edu/material.py'),
                                    'iris_edu.material._actions': ('a7_material.html#_actions', 'iris_edu/material.py'),
                                    'iris_edu.material._half': ('a7_material.html#_half', 'iris_edu/material.py'),
+                                   'iris_edu.material._named_tokenizer': ('a7_material.html#_named_tokenizer', 'iris_edu/material.py'),
                                    'iris_edu.material._read': ('a7_material.html#_read', 'iris_edu/material.py'),
                                    'iris_edu.material._remake': ('a7_material.html#_remake', 'iris_edu/material.py'),
                                    'iris_edu.material._row': ('a7_material.html#_row', 'iris_edu/material.py'),

@@ -329,8 +329,15 @@ def load_trained(name, folder=None):
     except (UserError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not fit this version of iris_edu ({str(error).rstrip('.')}): {_remake(file)}") from None
     found = {part: getattr(agent, part).eval() if part in about["parts"] else None for part in LEARNERS}
-    if "tokenizer" in about["facts"]: found["tokenizer"] = load_trained(about["facts"]["tokenizer"], folder).tokenizer
+    if "tokenizer" in about["facts"]: found["tokenizer"] = _named_tokenizer(name, about["facts"], folder)
     return Trained(config, **found, facts=about["facts"])
+
+def _named_tokenizer(name, facts, folder):
+    "The tokenizer that checkpoint `name` was trained with; UserError if the file of that name holds another one by now."
+    file = f"checkpoints/{facts['tokenizer']}.safetensors"
+    if fingerprint(whole(file, folder)) != facts["tokenizer_sha256"]:
+        raise UserError(f"{name} learnt the words of another {facts['tokenizer']} than the one in data/: {_remake(f'checkpoints/{name}.safetensors')}")
+    return load_trained(facts["tokenizer"], folder).tokenizer
 
 def _actions(config):
     "Number of actions of the game that a configuration names."
@@ -580,7 +587,8 @@ def make_dream(name, tokenizer, game, config, folder=None, updates=4_000, batch=
     held_out = dream_facts(Dream(reader, model, config=config.imagination), load_episodes(game, folder=folder))
     save_trained(name, {"world_model": model}, config, {
         "about": f"world model for {game} in the tokens of {tokenizer}, {sum(p.numel() for p in model.parameters()):,} parameters, {updates:,} updates",
-        "command": f"iris-edu make checkpoints/{name}", "tokenizer": tokenizer, "updates": updates, "minutes": minutes, "held_out": held_out}, folder)
+        "command": f"iris-edu make checkpoints/{name}", "tokenizer": tokenizer,
+        "tokenizer_sha256": fingerprint(data_folder(folder) / f"checkpoints/{tokenizer}.safetensors"), "updates": updates, "minutes": minutes, "held_out": held_out}, folder)
 
 def dream_facts(dream, recording, segments=64, steps=11):
     "Errors of a dream after 1, 5 and 10 steps on a recording, beside its forecasts without knowledge (chapter 10)."

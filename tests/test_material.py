@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-
 from iris_edu import cli, material
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.evaluation import evaluate_run
@@ -438,6 +437,8 @@ def test_a_made_dream_names_its_tokenizer_and_its_errors(folder, monkeypatch):
     dream = load_trained("night")
     assert same(dream.tokenizer.state_dict(), load_trained("words").tokenizer.state_dict()) and dream.actor_critic is None
     assert dream.facts["tokenizer"] == "words" and len(dream.facts["held_out"]["token_error"]["copy"]) == 3
+    material.make_tokenizer("words", ["Pong"], config, updates=1, batch=2, perceptual_every=0)
+    with pytest.raises(UserError, match="night learnt the words of another words"): load_trained("night")
     (folder / "checkpoints/words.safetensors").unlink()
     with pytest.raises(UserError, match="There is no data/checkpoints/words.safetensors"): load_trained("night")
 
