@@ -66,10 +66,14 @@ class AutoencoderConfig:
     def __post_init__(self): check_sizes(self)
 
     @property
-    def grid(self) -> int: return isqrt(self.tokens)
+    def grid(self) -> int:
+        "Tokens in a row, the square root of K."
+        return isqrt(self.tokens)
 
     @property
-    def layers(self) -> int: return (self.size // self.patch // self.grid).bit_length() - 1
+    def layers(self) -> int:
+        "How often the frame is halved on the way to the grid."
+        return (self.size // self.patch // self.grid).bit_length() - 1
 
 # %% ../nbs/03_autoencoder.ipynb #5828a6a3
 def norm_swish_conv(channels, groups, out=None, kernel=3):
