@@ -74,7 +74,7 @@ def clean_output(output):
     if "metadata" in output: output["metadata"] = {}
     if "text" in output: output["text"] = clean_text(output["text"])
     data = output.get("data", {})
-    if WIDGET in data: return None
+    if data.pop(WIDGET, None) and "image/png" not in data: return None  # its picture stays, where it has one
     for key in data:
         data[key] = clean_text(data[key]) if key.startswith("text/") else data[key]
     return output
