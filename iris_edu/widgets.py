@@ -234,18 +234,18 @@ class TokenEditor(View):
         self.put_number, self.undo, self.dream_both = (ipywidgets.Button(description=text) for text in ("put", "undo", "dream both"))
         super().__init__(row(self.frame, self.order), row(self.real, self.board, self.drawn, self.difference),
                          row(self.choices), row(self.number, self.put_number, self.undo, self.dream_both), self.dreams)
-        self.when(self.frame, self.open)
+        self.when(self.frame, self.show_frame)
         self.when(self.order, self.offer)
         self.when(self.board, self.offer, "chosen")
         self.when(self.choices, lambda: self.edit(self.offered[self.choices.chosen]))
         self.when(self.put_number, lambda: self.edit(self.number.value))
         self.when(self.undo, self.back)
         self.when(self.dream_both, self.dream)
-        self.open()
+        self.show_frame()
 
     tokens = property(lambda self: self.history[-1], doc="The tokens (K,) as they are now.")
 
-    def open(self):
+    def show_frame(self):
         "Show another real frame."
         self.history = [self.words.tokens[self.frame.value]]
         side = self.frames.shape[-1]

@@ -1,0 +1,143 @@
+"""A real browser for the tests of the widgets: JupyterLab on this machine, driven through Debian's Chromium."""
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCREENSHOTS = ROOT / "runs" / "screenshots"
+FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync").split()
+
+
+def chromium():
+    "The path of a Chromium; installs Debian's where this process may; skips the test where there is none."
+    found = lambda: next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found() and shutil.which("apt-get") and os.geteuid() == 0:
+        with contextlib.suppress(subprocess.SubprocessError):
+            for command in ("update", "install -y --no-install-recommends chromium"):
+                subprocess.run(["apt-get", "-qq", *command.split()], check=True, capture_output=True, timeout=300)
+    return found() or pytest.skip("no Chromium: install it to test the widgets in a browser (apt-get install chromium)")
+
+
+def free_port():
+    "A port nobody listens on."
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(url, process, seconds=90):
+    "Until the server answers; fails with what it wrote if it ended."
+    for _ in range(seconds * 5):
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(url, timeout=5).read()
+        if process.poll() is not None: break
+        time.sleep(0.2)
+    raise AssertionError(f"no server at {url}")
+
+
+class Lab:
+    "One JupyterLab and one browser; every notebook is opened and run once, whoever asks for it."
+
+    def __init__(self, browser, base, token, folder):
+        self.browser, self.base, self.token, self.folder, self.opened, self.strangers = browser, base, token, folder, {}, []
+
+    def notebook(self, name):
+        "The page of nbs/NAME.ipynb after all its cells have run."
+        if name not in self.opened:
+            shutil.copy(ROOT / "nbs" / f"{name}.ipynb", self.folder)
+            self.opened[name] = self.run(f"{name}.ipynb")
+        return self.opened[name]
+
+    def cells(self, name, *sources):
+        "The page of a new notebook that consists of these cells, after they have run."
+        blank = dict(cell_type="code", metadata={}, execution_count=None, outputs=[])
+        cells = [blank | dict(id=f"cell-{i}", source=source) for i, source in enumerate(sources)]
+        kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+        (self.folder / f"{name}.ipynb").write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
+        return self.run(f"{name}.ipynb")
+
+    def page(self, url):
+        "A new page whose requests to other machines are noted and refused."
+        page = self.browser.new_page(viewport={"width": 1500, "height": 1100})
+        def check(route):
+            at_home = route.request.url.startswith((self.base, self.base.replace("http", "ws"), "data:", "blob:"))
+            badge = route.request.url.endswith("/colab-badge.svg")  # a picture in the text of every chapter, for GitHub's readers
+            if not at_home and not badge: self.strangers.append(route.request.url)
+            route.continue_() if at_home else route.abort()
+        page.route("**/*", check)
+        page.goto(url)
+        return page
+
+    def run(self, file):
+        "Open a notebook, run all its cells; fails if one of them raised."
+        page = self.page(f"{self.base}/lab/workspaces/{file.split('.')[0]}/tree/{file}?token={self.token}")
+        page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=60_000)
+        page.wait_for_function("""() => { const kernel = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
+            return kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle'; }""", timeout=60_000)  # before that, running asks which kernel to take
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        wrong = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
+        errors = [text for text in wrong.all_inner_texts() if "Error" in text]
+        assert not errors, errors[0]
+        return page
+
+    def gallery(self, page, title):
+        "The last gallery on the page whose title begins so."
+        import re
+        return page.locator(".iris-gallery").filter(has=page.locator(".iris-title", has_text=re.compile("^" + re.escape(title)))).last
+
+    def picture(self, gallery, index=0):
+        "The pixels of one picture as the browser drew it: a list of numbers."
+        return gallery.locator("canvas").nth(index).evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
+
+    def keep(self, page, name):
+        "A screenshot in runs/screenshots/, to be looked at."
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@contextlib.contextmanager
+def server(*command, folder, env=None):
+    "A server process in a group of its own that does not outlive the tests."
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | (env or {}), stdout=log, stderr=log, start_new_session=True)
+    try: yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired): process.wait(10)
+        process.kill()
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    "The Lab; at the end nobody may have asked another machine for anything."
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    path, folder, settings, token = chromium(), tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings"), "test"
+    tracker = settings / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text('{"windowingMode": "none"}')  # draw every cell, also those below the fold
+    news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}",
+               f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
+    env = {"JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path_factory.mktemp("workspaces"))}
+    with server(*command, folder=folder, env=env) as process:
+        wait_for(f"http://127.0.0.1:{port}/api", process)
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+            found = Lab(browser, f"http://127.0.0.1:{port}", token, folder)
+            yield found
+            browser.close()
+    assert not found.strangers, f"the page asked other machines: {set(found.strangers)}"
