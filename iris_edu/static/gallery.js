@@ -30,6 +30,7 @@ function render({ model, el }) {
 
   // Makes the cells anew; needed when their number, order or kind changes.
   function build() {
+    const focused = grid.contains(document.activeElement);
     const [count] = model.get("shape"), columns = Math.max(1, model.get("columns")), pickable = model.get("pickable"), listens = model.get("listens").length > 0;
     grid.replaceChildren();
     grid.style.gridTemplateColumns = `repeat(${Math.min(columns, Math.max(count, 1))}, max-content)`;
@@ -50,6 +51,7 @@ function render({ model, el }) {
       grid.append(row);
     }
     draw(); write(); mark();
+    if (focused) (cells[Math.max(model.get("chosen"), 0)] ?? { cell: grid }).cell.focus();  // a keyboard user stays where the pictures are
   }
 
   function draw() {
