@@ -153,7 +153,7 @@ class DreamPad(View):
         self.where = ipywidgets.ToggleButtons(options=["dream", "real game"], value="dream" if dreamt else "real game", description="where")
         self.who = ipywidgets.ToggleButtons(options=["you", "agent"], description="who")
         self.frame = ipywidgets.IntSlider(frame, 0, len(recording) - 1, description="start from", continuous_update=False)
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.1, max=3.0, step=0.1, description="temperature")
+        self.temperature = ipywidgets.FloatSlider(1.0, min=0.1, max=3.0, step=0.1, description="heat", tooltip="temperature of the dice")
         self.rate = ipywidgets.IntSlider(rate, 1, 30, description="frames a s")
         self.go, self.once, self.again = (ipywidgets.Button(description=text) for text in ("play", "step", "start again"))
         self.save, self.gif = (ipywidgets.Button(description=text) for text in ("save session", "save GIF"))
@@ -246,7 +246,7 @@ class DreamPad(View):
     async def run(self, patience=3.0):
         "Step after step at the wanted rate, each after the browser has drawn the one before."
         try:
-            while True:
+            while self.playing is asyncio.current_task():
                 began = time.monotonic()
                 self.drawn.clear()
                 self.advance()

@@ -18,7 +18,7 @@ def until(page, condition, seconds=20):
     for _ in range(seconds * 10):
         if condition(): return
         page.wait_for_timeout(100)
-    raise AssertionError("it did not happen")
+    raise AssertionError(f"it did not happen; the widget says: {status(page)}")
 
 
 def status(page): return page.locator(".iris-status").last.inner_text()
