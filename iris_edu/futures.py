@@ -193,6 +193,7 @@ class RealityAgainstDream(View):
         self.when(self.step, self.look)
         for gallery in self.film.values(): self.when(gallery, lambda gallery=gallery: self.turn(gallery.chosen), "chosen")
         self.begin()
+        if self.where: self.step.value = self.where[0]
 
     def begin(self):
         "Read the real game from another start."
