@@ -104,8 +104,8 @@ def watch(run_dir, once=False, seconds=5.0):
         if once or finished(config, read_metrics(run_dir)): return
         time.sleep(seconds)
 
-# %% ../nbs/A11_dashboard.ipynb #8021724b
-def as_array(figure, width=4.2, height=2.4):
+# %% ../nbs/A11_dashboard.ipynb #1c761e99
+def as_array(figure, width=3.8, height=2.3):
     "A matplotlib figure as uint8 (H,W,3) of 90 pixels an inch, without a window."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     figure.set_size_inches(width, height)

@@ -119,21 +119,21 @@ class NextToken(View):
         self.action = ipywidgets.Dropdown(options=[(name, number) for number, name in enumerate(self.names)], description="action")
         self.given = ipywidgets.Dropdown(options=["the words that came", "dreamt words"], description="after")
         self.again = ipywidgets.Button(description="dream again")
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.1, max=3.0, step=0.1, description="temperature")
+        self.temperature = ipywidgets.FloatSlider(1.0, min=0.125, max=3.0, step=0.125, readout_format=".3f", description="temperature")  # eighths, which the browser does not round
         self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
         self.top_k.style.description_width = self.temperature.style.description_width = "initial"
         super().__init__(row(self.frame, self.action, self.given, self.again), row(self.seen, self.board, self.came),
                          row(self.temperature, self.top_k), self.choices)
-        self.when(self.frame, self.open)
+        self.when(self.frame, self.read)
         for control in (self.action, self.given): self.when(control, self.ask)
         for control in (self.temperature, self.top_k): self.when(control, self.turn)
         self.when(self.again, self.roll)
         self.when(self.board, self.offer, "chosen")
-        self.open()
+        self.read()
 
     dreaming = property(lambda self: self.given.value == "dreamt words", doc="Whether the words before a place are dreamt.")
 
-    def open(self):
+    def read(self):
         "Read another page; the action is the recorded one again."
         page, self.page = read_page(self.tokenizer, self.recording, self.frame.value, self.steps), None
         self.action.value = page.actions[-1].item()
@@ -255,11 +255,11 @@ class FrameAttention(View):
         self.moves = Gallery(gap=12, zoom=4.0)
         self.heads = Gallery(gap=8, zoom=5.0, pickable=True)
         super().__init__(self.frame, row(self.past, self.board), self.moves, self.heads)
-        self.when(self.frame, self.open)
+        self.when(self.frame, self.read)
         for gallery in (self.board, self.heads): self.when(gallery, self.show, "chosen")
-        self.open()
+        self.read()
 
-    def open(self):
+    def read(self):
         "Read another page and keep its weights; at first the mean of all heads for a word that changes."
         self.page = read_page(self.tokenizer, self.recording, self.frame.value, self.steps)
         self.weights = with_means(attention_weights(self.world_model, self.page.tokens, self.page.actions))
@@ -302,7 +302,7 @@ class FrameAttention(View):
         squares[self.cell:] = 0.85
         shares = [percent(share) for share in self.on_frames[-1, :self.cell].tolist()]
         empty = len(squares) - self.cell - 1
-        self.board.show(squares, chosen=self.cell, texts=[*shares, "?", *[""] * empty], title=f"frame {self.page.numbers[-1]}: predict which word?",
+        self.board.show(squares, chosen=self.cell, texts=[*shares, "?", *["\u00a0"] * empty], title=f"frame {self.page.numbers[-1]}: predict which word?",
                         labels=[f"row {cell // self.grid + 1}, column {cell % self.grid + 1}: {what}" for cell, what in enumerate([*shares, "predicted", *["not written yet"] * empty])])
 
     def draw_moves(self):

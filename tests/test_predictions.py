@@ -1,6 +1,7 @@
 "What the world model expects and where it looks: the functions, and both views without a browser."
 import math
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -265,3 +266,10 @@ def test_every_picture_has_words_and_snapshots_are_drawn(trained, games):
         assert all(len(gallery.labels) == gallery.shape[0] for gallery in galleries(view) if gallery.shape[0])
         assert view.snapshot().width > 400 and "image/png" in view._repr_mimebundle_()
         assert sum(len(gallery.pixels) for gallery in galleries(view)) < 500_000
+
+
+def test_a_view_hides_no_method_of_its_widget(trained, games):
+    "A method called `open` would keep the browser from ever hearing of the widget."
+    methods = {name for name in dir(ipywidgets.VBox) if callable(getattr(ipywidgets.VBox, name)) and not name.startswith("_")}
+    for view in (NextToken(trained, games, start=20, frames=100, names=NAMES), FrameAttention(trained, games, start=20, names=NAMES)):
+        assert not methods & {*vars(type(view)), *vars(view)} and view.comm
