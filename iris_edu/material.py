@@ -391,16 +391,17 @@ def moves(frames, still, threshold=0.05):
     return (frames - still).abs().amax(1, keepdim=True) > threshold
 
 class Scene(NamedTuple):
-    "A game as training sees it: uint8 frames (T,3,H,W), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
+    "A game as training sees it: uint8 frames (T,3,H,W), the names of their squares (T,grid,grid), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
     frames: torch.Tensor
+    names: torch.Tensor
     still: torch.Tensor
     weight: torch.Tensor
 
-def scene(frames, strength=1.5, power=0.8):
-    "The Scene of uint8 frames (T,3,H,W): a pixel that moves in a share r of them counts about strength / r^power."
-    still = background(frames)
-    often = sum(moves(to_float(part), still).float().sum(0) for part in frames.split(1000)) / len(frames)
-    return Scene(frames, still, strength / (often + 0.001) ** power)
+def scene(frames, grid, book, strength=1.5, power=0.8):
+    "The Scene of uint8 frames (T,3,H,W): a pixel that moves in a share r of the pasted frames counts about strength / r^power."
+    still, named = background(frames), torch.cat([names(to_float(part), grid, book) for part in frames.split(500)])
+    often = sum(moves(spell(part, book), still).float().sum(0) for part in named.split(500)) / len(frames)
+    return Scene(frames, named, still, strength / (often + 0.001) ** power)
 
 # %% ../nbs/A7_material.ipynb #a9db626e
 def naming(tokenizer, frames, tokens):
@@ -410,20 +411,20 @@ def naming(tokenizer, frames, tokens):
         nearness = z.float() @ codes.T - codes.square().sum(1) / 2
         return F.cross_entropy(nearness, tokens.flatten()) + F.mse_loss(z.float(), codes[tokens.flatten()].detach())
 
-def lesson(tokenizer, frames, importance, book, weight):
-    "Losses of a first lesson on frames (B,3,H,W): name the entry of `book` (N,3·p·p) nearest to every square, and draw these entries; pixels count by `importance` (B,1,H,W)."
-    tokens = names(frames, tokenizer.grid, book)
+def lesson(tokenizer, frames, tokens, pasted, importance, weight):
+    "Losses of a first lesson: name the squares of frames (B,3,H,W) by `tokens` (B,h,w), and draw from these the `pasted` frames (B,3,H,W); pixels count by `importance` (B,1,H,W)."
     drawn = tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(tokens))).float()
-    error = 2 * (drawn - spell(tokens, book))
+    error = 2 * (drawn - pasted)
     return dict(naming=naming(tokenizer, frames, tokens), reconstruction=(importance * error.abs()).mean(), squared=weight * (importance * error.square()).mean())
 
 # %% ../nbs/A7_material.ipynb #92f9aabe
-def even_batch(scenes, count, draw):
-    "About `count` random frames, as many of each Scene, float (count,3,H,W), and what their pixels count, (count,1,H,W) with mean 1."
-    each = count // len(scenes)
-    frames = [to_float(one.frames[torch.randint(len(one.frames), (each,), generator=draw)]) for one in scenes]
-    importance = torch.cat([1 + one.weight * moves(part, one.still) for one, part in zip(scenes, frames)])
-    return torch.cat(frames).contiguous(), importance / importance.mean()
+def even_batch(scenes, count, draw, book):
+    "About `count` random frames, as many of each Scene: the frames float (count,3,H,W), their names, the pasted frames, and what pixels count, (count,1,H,W) with mean 1."
+    rows = [torch.randint(len(one.frames), (count // len(scenes),), generator=draw) for one in scenes]
+    frames, tokens = (torch.cat([getattr(one, column)[row] for one, row in zip(scenes, rows)]) for column in ("frames", "names"))
+    pasted = spell(tokens, book)
+    importance = torch.cat([1 + one.weight * moves(part, one.still) for one, part in zip(scenes, pasted.split(len(rows[0])))])
+    return to_float(frames).contiguous(), tokens, pasted.contiguous(), importance / importance.mean()
 
 # %% ../nbs/A7_material.ipynb #74462c2d
 def distance(lpips, weight, importance):
@@ -434,10 +435,9 @@ def distance(lpips, weight, importance):
     return between
 
 # %% ../nbs/A7_material.ipynb #ab1109ff
-def practice(tokenizer, frames, importance, book, lpips, weight):
-    "The losses of the paper on frames (B,3,H,W) with `distance` as the perceptual one, and the naming of the lesson as an anchor."
-    losses = tokenizer.loss(frames, distance(lpips, weight, importance))
-    return losses | dict(naming=naming(tokenizer, frames, names(frames, tokenizer.grid, book)))
+def practice(tokenizer, frames, tokens, pasted, importance, lpips, weight):
+    "The losses of the paper on pasted frames (B,3,H,W) with `distance` as the perceptual one, and the naming of the true frames (B,3,H,W) as an anchor."
+    return tokenizer.loss(pasted, distance(lpips, weight, importance)) | dict(naming=naming(tokenizer, frames, tokens))
 
 # %% ../nbs/A7_material.ipynb #992513a1
 @contextmanager
@@ -449,7 +449,7 @@ def one_thread():
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/A7_material.ipynb #af709444
-def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, lessons=0.75, seed=0, perceptual_every=3, squared=1000.0, max_grad_norm=1.0, tell=None):
+def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, lessons=0.9, seed=0, perceptual_every=3, squared=1000.0, max_grad_norm=1.0, tell=None):
     "A tokenizer of `config` trained on a list of uint8 (T,3,H,W), in eval mode; the first share `lessons` of the updates are lessons; tell(update, losses) hears of every update; perceptual_every=0: no LPIPS."
     torch.manual_seed(seed)
     tokenizer, draw = build_tokenizer(config), torch.Generator().manual_seed(seed)
@@ -457,11 +457,12 @@ def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, lesso
     adam = torch.optim.Adam(tokenizer.parameters(), learning_rate)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, learning_rate, updates, pct_start=0.05)
     with one_thread():
-        scenes, book = [scene(frames) for frames in frames_by_game], first_dictionary(tokenizer, frames_by_game, draw)
+        book = first_dictionary(tokenizer, frames_by_game, draw)
+        scenes = [scene(frames, tokenizer.grid, book) for frames in frames_by_game]
         for update in range(1, updates + 1):
             look = lpips if perceptual_every and update % perceptual_every == 0 else None
-            losses_of = partial(lesson, book=book, weight=squared) if update <= lessons * updates else partial(practice, book=book, lpips=look, weight=squared)
-            losses = tokenizer_step(tokenizer, even_batch(scenes, batch, draw), losses_of, adam, config.precision, max_grad_norm)
+            losses_of = partial(lesson, weight=squared) if update <= lessons * updates else partial(practice, lpips=look, weight=squared)
+            losses = tokenizer_step(tokenizer, even_batch(scenes, batch, draw, book), losses_of, adam, config.precision, max_grad_norm)
             rate.step()
             if tell: tell(update, losses)
     return tokenizer.eval()
@@ -527,7 +528,7 @@ def tokenizer_facts(tokenizer, frames, court=None, batch=64):
     return facts | ({"ball": ball_found(drawn, real, still, court)} if court else {})
 
 # %% ../nbs/A7_material.ipynb #793f88a3
-def make_tokenizer(name, games, config, folder=None, updates=1_500, batch=8, learning_rate=1.5e-3, **options):
+def make_tokenizer(name, games, config, folder=None, updates=2_400, batch=8, learning_rate=2e-3, **options):
     "Train a tokenizer on recorded games (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
     frames, start = [episode_frames(game, "train", folder) for game in games], time.perf_counter()
     tell = options.pop("tell", lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True))

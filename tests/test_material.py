@@ -287,9 +287,12 @@ def test_a_tokenizer_training_depends_on_its_arguments_only():
 
 
 def test_batches_are_even_and_losses_are_told():
-    scenes = [material.scene(torch.full((n, 3, 8, 8), value, dtype=torch.uint8)) for n, value in ((500, 0), (3, 255))]
-    frames, importance = material.even_batch(scenes, 10, torch.Generator())
-    assert frames.mean().item() == 0.5 and torch.equal(importance, torch.ones(10, 1, 8, 8))  # nothing moves
+    book = torch.stack([torch.zeros(3 * 4 * 4), torch.ones(3 * 4 * 4)])
+    scenes = [material.scene(torch.full((n, 3, 8, 8), value, dtype=torch.uint8), 2, book) for n, value in ((500, 10), (3, 250))]
+    frames, tokens, pasted, importance = material.even_batch(scenes, 10, torch.Generator(), book)
+    assert frames.mean().item() == pytest.approx(130 / 255) and torch.equal(tokens.flatten(1).sum(1), torch.tensor([0] * 5 + [4] * 5))
+    assert pasted.mean().item() == 0.5 and torch.equal(pasted.unique(), torch.tensor([0., 1.]))
+    assert importance[:5].unique().numel() == 1 and importance.mean().item() == pytest.approx(1)  # every pixel of the pasted frames is alike
     heard = []
     small_tokenizer(lessons=0.5, tell=lambda update, losses: heard.append((update, set(losses))))
     lesson, paper = {"naming", "reconstruction", "squared"}, {"naming", "reconstruction", "commitment", "perceptual"}
@@ -299,11 +302,13 @@ def test_batches_are_even_and_losses_are_told():
 def test_a_pixel_counts_more_the_more_rarely_it_moves():
     frames = torch.zeros(100, 3, 4, 4, dtype=torch.uint8)
     frames[:2, :, 0, 0], frames[:40, :, 3, 3] = 200, 200
-    scene = material.scene(frames)
+    book = material.squares(frames[[2, 0, 3]] / 255, 4).flatten(0, 2).unique(dim=0)
+    scene = material.scene(frames, 4, book)
     assert scene.still.max() == 0 and scene.weight.shape == (1, 4, 4)
     rare, common = scene.weight[0, 0, 0].item(), scene.weight[0, 3, 3].item()
     assert rare == pytest.approx(1.5 / 0.021 ** 0.8) and common == pytest.approx(1.5 / 0.401 ** 0.8)
-    batch, importance = material.even_batch([scene], 64, torch.Generator().manual_seed(0))
+    batch, _, pasted, importance = material.even_batch([scene], 64, torch.Generator().manual_seed(0), book)
+    assert pasted.equal(batch)  # the dictionary holds every square
     moving = material.moves(batch, scene.still)
     assert importance.mean().item() == pytest.approx(1) and importance[moving].min() > importance[~moving].max()
 
@@ -405,10 +410,10 @@ def test_a_lesson_teaches_every_part_of_the_tokenizer():
     torch.manual_seed(0)
     tokenizer = material.build_tokenizer(SMALL)
     book, importance = torch.rand(SMALL.tokenizer.vocabulary, 3 * 8 * 8), torch.rand(2, 1, 32, 32)
-    losses = material.lesson(tokenizer, frames, importance, book, 10.0)
+    tokens = material.names(frames, 4, book)
+    losses = material.lesson(tokenizer, frames, tokens, material.spell(tokens, book), importance, 10.0)
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tokenizer.parameters())
-    tokens = material.names(frames, 4, book)
     error = 2 * (tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(tokens))) - material.spell(tokens, book))
     assert losses["squared"].item() == pytest.approx(10 * (importance * error.square()).mean().item(), rel=1e-4)
 

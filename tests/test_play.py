@@ -1,0 +1,105 @@
+"""The pad without a browser: sessions that play again, files that are none, keys, and what the command line says."""
+import json
+
+import ipywidgets
+import pytest
+import torch
+
+from iris_edu import play, widgets
+from iris_edu.cli import main
+from iris_edu.settings import UserError
+
+
+@pytest.fixture(scope="module")
+def catch(): return play.opened("catch-small")
+
+
+@pytest.mark.parametrize("dreamt", [True, False])
+def test_a_session_plays_again(catch, tmp_path, dreamt):
+    game = play.Game(*catch)
+    seen = [game.start(dreamt, frame=3, seed=7)] + [game.step(t % 3, 0.5 + 0.1 * t) for t in range(6)]
+    play.save_session(game, tmp_path / "one.json")
+    _, again = play.load_session(tmp_path / "one.json", *catch)
+    assert all((a.frame == b.frame).all() and a[1:] == b[1:] for a, b in zip(seen, again, strict=True))
+
+
+@pytest.mark.parametrize("change, says", [(dict(game="Pong"), "session of Pong"), (dict(total=99.0), "another model"), (dict(frame=10**6), "no frame 1000000"),
+                                          (dict(steps="no"), "not a session"), (dict(steps=[[0]]), "not a session")])
+def test_another_session_is_refused(catch, tmp_path, change, says):
+    game = play.Game(*catch)
+    game.start()
+    game.step(1)
+    play.save_session(game, tmp_path / "one.json")
+    kept = json.loads((tmp_path / "one.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps(kept | change))
+    with pytest.raises(UserError, match=says): play.load_session(tmp_path / "one.json", *catch)
+    (tmp_path / "one.json").write_bytes(b"\x80")
+    with pytest.raises(UserError, match="not a session"): play.load_session(tmp_path / "one.json", *catch)
+
+
+def test_a_game_that_is_over_stays_over(catch):
+    game = play.Game(*catch)
+    game.start(dreamt=False)
+    for _ in range(200):
+        if game.step(1).ended: break
+    with pytest.raises(UserError, match="start again"): game.step(1)
+
+
+def test_the_context_is_refreshed_and_counted(catch):
+    pad = play.DreamPad(*catch)
+    rooms = []
+    for _ in range(12):
+        if pad.game.now.ended: break
+        rooms.append(pad.game.now.room)
+        pad.once.click()
+    assert pad.refreshed == sum(b > a for a, b in zip(rooms, [*rooms[1:], pad.game.now.room])) and len(pad.frames) == len(pad.game.steps) + 1
+
+
+def test_a_tap_counts_once_and_nothing_queues(catch):
+    pad = play.DreamPad(*catch)
+    for key in ("ArrowLeft", "ArrowRight", "ArrowLeft"):
+        for down in (True, False): pad.key({"key": key, "down": down})
+    assert [pad.act() for _ in range(3)] == [0, 1, 1]  # the last tap, then nothing is held
+    pad.key({"key": "ArrowRight", "down": True})
+    pad.screen.heard["released"]({})
+    pad.tapped = None
+    assert pad.act() == 1
+
+
+def test_without_a_loop_play_says_so(catch):
+    pad = play.DreamPad(*catch)
+    pad.go.click()
+    assert pad.voice.wrong and "JupyterLab" in pad.voice.status and pad.playing is None
+
+
+@pytest.mark.parametrize("view", [play.DreamPad, widgets.TokenEditor, widgets.Codebook])
+def test_no_widget_hides_what_ipywidgets_needs(view):
+    needed = {"open", "close", "send", "send_state", "get_state", "set_state", "hold_sync", "keys", "comm", "observe"}
+    assert not needed & set(vars(view)) and issubclass(view, ipywidgets.VBox)
+
+
+def test_a_snapshot_stays_in_the_notebook_and_no_state(catch):
+    bundle = play.DreamPad(*catch)._repr_mimebundle_()
+    assert bundle["image/png"].startswith("iVBOR") and set(bundle) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
+
+
+def test_a_defect_in_a_handler_becomes_a_sentence():
+    view, button = widgets.View(), ipywidgets.Button()
+    view.when(button, lambda: 1 / 0)
+    button.click()
+    assert view.voice.wrong and view.voice.status == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("words", [["play", "nobody"], ["play", "catch-small", "--port", "70000"], ["play", "pong-breakout"]])
+def test_play_refuses_in_a_sentence(words, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_dead_codes_are_told_from_used_ones():
+    class Half(torch.nn.Module):
+        grid, vocabulary = 2, 4
+        def encode(self, frames): return torch.zeros(len(frames), 4, dtype=torch.int64) + torch.tensor([0, 1, 1, 0])
+    words = widgets.read_vocabulary(Half(), torch.rand(3, 3, 8, 8))
+    assert words.counts.tolist() == [6, 6, 0, 0] and words.pictures[2].equal(words.pictures[3])
+    assert widgets.occurrences(words, 2) == [] and [frame for frame, _ in widgets.occurrences(words, 1)] == [0, 1, 2]
