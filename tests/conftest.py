@@ -141,3 +141,8 @@ def lab(tmp_path_factory):
             yield found
             browser.close()
     assert not found.strangers, f"the page asked other machines: {set(found.strangers)}"
+
+
+def pytest_collection_modifyitems(items):
+    "The browser's tests come last: its driver keeps an event loop in this process, which other tests need to be without."
+    items.sort(key=lambda item: "lab" in item.fixturenames)

@@ -202,7 +202,7 @@ def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
 
 
 @pytest.mark.parametrize("name, game", [("pong-breakout", "Pong"), ("pong-breakout", "Breakout"), ("alien-16", "Alien"), ("alien-64", "Alien")])
-def test_mixed_precision_changes_few_codes_and_losses_by_less_than_their_noise(name, game):
+def test_mixed_precision_changes_few_codes_and_the_losses_by_less_than_a_tenth(name, game):
     tokenizer, frames = load_trained(name).tokenizer, to_float(episode_frames(game)[::50])
     with torch.autocast("cpu", torch.bfloat16): mixed = tokenizer.encode(frames)
     assert (mixed != tokenizer.encode(frames)).float().mean() < 0.01
@@ -211,7 +211,7 @@ def test_mixed_precision_changes_few_codes_and_losses_by_less_than_their_noise(n
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled): losses[enabled] = [tokenizer.loss(batch) for batch in batches]
     for term in ("reconstruction", "commitment"):
         full, half = (torch.stack([loss[term] for loss in losses[enabled]]) for enabled in (False, True))
-        assert (full - half).abs().mean() < full.std()
+        assert (full - half).abs().mean() < 0.1 * full.mean()
 
 
 def test_words_of_the_replay_are_read_in_full_precision(tmp_path):
