@@ -109,6 +109,8 @@ def as_array(figure, width=3.8, height=2.3):
     "A matplotlib figure as uint8 (H,W,3) of 90 pixels an inch, without a window."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     figure.set_size_inches(width, height)
+    figure.set_layout_engine("none")  # a fixed margin is drawn in half the time
+    for axes in figure.axes: axes.set_position((0.16, 0.21, 0.81, 0.67))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -124,12 +124,12 @@ class NextToken(View):
         self.top_k.style.description_width = self.temperature.style.description_width = "initial"
         super().__init__(row(self.frame, self.action, self.given, self.again), row(self.seen, self.board, self.came),
                          row(self.temperature, self.top_k), self.choices)
+        self.read()
         self.when(self.frame, self.read)
         for control in (self.action, self.given): self.when(control, self.ask)
         for control in (self.temperature, self.top_k): self.when(control, self.turn)
         self.when(self.again, self.roll)
         self.when(self.board, self.offer, "chosen")
-        self.read()
 
     dreaming = property(lambda self: self.given.value == "dreamt words", doc="Whether the words before a place are dreamt.")
 
@@ -255,9 +255,9 @@ class FrameAttention(View):
         self.moves = Gallery(gap=12, zoom=4.0)
         self.heads = Gallery(gap=8, zoom=5.0, pickable=True)
         super().__init__(self.frame, row(self.past, self.board), self.moves, self.heads)
+        self.read()
         self.when(self.frame, self.read)
         for gallery in (self.board, self.heads): self.when(gallery, self.show, "chosen")
-        self.read()
 
     def read(self):
         "Read another page and keep its weights; at first the mean of all heads for a word that changes."

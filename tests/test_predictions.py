@@ -270,6 +270,6 @@ def test_every_picture_has_words_and_snapshots_are_drawn(trained, games):
 
 def test_a_view_hides_no_method_of_its_widget(trained, games):
     "A method called `open` would keep the browser from ever hearing of the widget."
-    methods = {name for name in dir(ipywidgets.VBox) if callable(getattr(ipywidgets.VBox, name)) and not name.startswith("_")}
+    methods = {name for kind in ipywidgets.VBox.__mro__ for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
     for view in (NextToken(trained, games, start=20, frames=100, names=NAMES), FrameAttention(trained, games, start=20, names=NAMES)):
         assert not methods & {*vars(type(view)), *vars(view)} and view.comm
