@@ -415,7 +415,8 @@ class ExecutionPlan(Protocol):
 
 class Plain:
     "Operation by operation, as the chapters write it (protocol ExecutionPlan)."
-    def __init__(self, trainer): self.imagine = imagine
+    imagine = staticmethod(imagine)
+    def __init__(self, trainer): pass
 
 # %% ../nbs/09_training.ipynb #5016a3da
 def tokenizer_losses(trainer, draw):

@@ -98,6 +98,14 @@ def test_compiled_equals_plain(tmp_path, name):
     assert plain.agent.state_dict().keys() == compiled.agent.state_dict().keys()
 
 
+def test_other_plans_keep_their_own_imagine(tmp_path, monkeypatch):
+    "Where Captured records, it starts as Compiled does; that must not put another `imagine` in its place."
+    monkeypatch.setattr(speed.Captured, "__init__", speed.Compiled.__init__)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    captured = started(replace(SMALL, execution="captured"), tmp_path).execution
+    assert captured.imagine.__func__ is speed.Captured.imagine
+
+
 def test_compiled_that_cannot_compile_says_so_and_goes_on(tmp_path, monkeypatch):
     def refuse(*args, **options): raise RuntimeError("no C++ compiler\nsecond line")
     monkeypatch.setattr(torch, "compile", refuse)
