@@ -98,6 +98,24 @@ def test_compiled_equals_plain(tmp_path, name):
     assert plain.agent.state_dict().keys() == compiled.agent.state_dict().keys()
 
 
+def test_a_single_compiled_dream_equals_a_plain_one_and_follows_its_weights(tmp_path):
+    if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))): pytest.skip(f"torch.compile does not work here: {trouble}")
+    trainer = started(replace(SMALL, execution="compiled"), tmp_path)
+    policy, draw, twin = trainer.agent.actor_critic, *(torch.Generator().manual_seed(1) for _ in range(2))
+    start, state, threads = trainer.tokens(torch.arange(1)), policy.initial_state(1), torch.get_num_threads()
+    def assert_same_dream():
+        compiled, plain = (play(trainer.dream, policy, start, state, 12, g) for play, g in ((trainer.execution.imagine, draw), (imagine, twin)))
+        assert torch.equal(compiled.tokens, plain.tokens) and torch.equal(compiled.actions, plain.actions)
+        torch.testing.assert_close(compiled.frames, plain.frames, atol=1e-5, rtol=0)
+        return plain.tokens
+    before = assert_same_dream()
+    trainer.agent.world_model.load_state_dict({k: v + 0.1 * torch.randn_like(v) for k, v in trainer.agent.world_model.state_dict().items()})
+    assert not torch.equal(assert_same_dream(), before)
+    reader, = trainer.execution.readers.values()
+    assert {id(p) for p in reader.parameters()} == {id(p) for p in trainer.agent.world_model.parameters()}
+    assert torch.get_num_threads() == threads
+
+
 def test_other_plans_keep_their_own_imagine(tmp_path, monkeypatch):
     "Where Captured records, it starts as Compiled does; that must not put another `imagine` in its place."
     monkeypatch.setattr(speed.Captured, "__init__", speed.Compiled.__init__)
