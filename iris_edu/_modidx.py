@@ -676,7 +676,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'iris_edu/tokenizer.py'),
                                     'iris_edu.tokenizer.VectorQuantizer.revive': ( 'tokenizer.html#vectorquantizer.revive',
                                                                                    'iris_edu/tokenizer.py'),
-                                    'iris_edu.tokenizer.channels_last': ('tokenizer.html#channels_last', 'iris_edu/tokenizer.py'),
                                     'iris_edu.tokenizer.check_frames': ('tokenizer.html#check_frames', 'iris_edu/tokenizer.py'),
                                     'iris_edu.tokenizer.codebook_usage': ('tokenizer.html#codebook_usage', 'iris_edu/tokenizer.py'),
                                     'iris_edu.tokenizer.find_vgg16': ('tokenizer.html#find_vgg16', 'iris_edu/tokenizer.py'),

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['VGG16_URL', 'nearest_code', 'TokenizerConfig', 'Quantized', 'VectorQuantizer', 'codebook_usage', 'check_frames',
-           'channels_last', 'Tokenizer', 'VGG16', 'LPIPS', 'find_vgg16', 'hub_vgg16', 'packaged', 'lpips_heads',
-           'read_weights', 'load_vgg16', 'ArraysOnly', 'flax_vgg16', 'SquaredDistance', 'Quantizer', 'PerceptualLoss',
-           'TokenizerLike']
+           'Tokenizer', 'VGG16', 'LPIPS', 'find_vgg16', 'hub_vgg16', 'packaged', 'lpips_heads', 'read_weights',
+           'load_vgg16', 'ArraysOnly', 'flax_vgg16', 'SquaredDistance', 'Quantizer', 'PerceptualLoss', 'TokenizerLike']
 
 # %% ../nbs/04_tokenizer.ipynb #847ed5cd
 import pickle
@@ -113,10 +112,6 @@ def check_frames(frames, size):
                     "convert uint8 frames with iris_edu.replay.to_float.")
 
 # %% ../nbs/04_tokenizer.ipynb #8ea87d57
-def channels_last(x):
-    "x (B,C,H,W) in the memory order in which a CPU convolves up to a fifth faster, and as it is on another device."
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
-
 class Tokenizer(nn.Module):
     "Frames to tokens and back (section 2.1): encoder, 1×1 conv, quantizer, 1×1 conv, decoder."
     def __init__(self, config: TokenizerConfig, autoencoder: AutoencoderConfig,
@@ -142,7 +137,7 @@ class Tokenizer(nn.Module):
         "tokens (...,K) -> frames (...,3,H,W) in [0,1]."
         lead = tokens.shape[:-1]
         codes = self.quantizer.embed(tokens.reshape(lead.numel(), self.grid, self.grid))
-        frames = self.decoder(channels_last(self.after(codes))).clamp(0, 1)
+        frames = self.decoder(self.after(codes)).clamp(0, 1)
         return frames.reshape(*lead, *frames.shape[1:])
 
     def reconstruct(self, frames):
