@@ -119,7 +119,7 @@ class NextToken(View):
         self.action = ipywidgets.Dropdown(options=[(name, number) for number, name in enumerate(self.names)], description="action")
         self.given = ipywidgets.Dropdown(options=["the words that came", "dreamt words"], description="after")
         self.again = ipywidgets.Button(description="dream again")
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.125, max=3.0, step=0.125, readout_format=".3f", description="temperature")  # eighths, which the browser does not round
+        self.temperature = ipywidgets.FloatSlider(1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature")  # a range that the browser's slider does not round
         self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
         self.top_k.style.description_width = self.temperature.style.description_width = "initial"
         super().__init__(row(self.frame, self.action, self.given, self.again), row(self.seen, self.board, self.came),

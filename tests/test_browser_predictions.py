@@ -28,7 +28,7 @@ def slider(page, name):
 
 def test_next_token_by_mouse(lab, page):
     board, choices = lab.gallery(page, "how unsure"), lab.gallery(page, "the likeliest words")
-    assert page.locator(".widget-slider").filter(has_text="temperature").last.locator(".widget-readout").inner_text() == "1.500", "the cells have set it"
+    page.locator(".widget-slider").filter(has_text="temperature").last.get_by_text("1.500", exact=True).wait_for(timeout=20_000)  # as the cells have set it
     board.get_by_role("gridcell").nth(11).click()
     said(page, "After frame 100", "row 3, column 4", "bits")
     before, picture = choices.inner_text(), lab.picture(choices)
