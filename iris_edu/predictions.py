@@ -302,7 +302,7 @@ class FrameAttention(View):
         squares[self.cell:] = 0.85
         shares = [percent(share) for share in self.on_frames[-1, :self.cell].tolist()]
         empty = len(squares) - self.cell - 1
-        self.board.show(squares, chosen=self.cell, texts=[*shares, "?", *["\u00a0"] * empty], title=f"frame {self.page.numbers[-1]}: predict which word?",
+        self.board.show(squares, chosen=self.cell, texts=[*shares, "?", *["·"] * empty], title=f"frame {self.page.numbers[-1]}: predict which word?",
                         labels=[f"row {cell // self.grid + 1}, column {cell % self.grid + 1}: {what}" for cell, what in enumerate([*shares, "predicted", *["not written yet"] * empty])])
 
     def draw_moves(self):
