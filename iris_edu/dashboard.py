@@ -79,6 +79,7 @@ def progress(config, records):
     left, unknown = time_left(config, records)
     return [done, speed, f"{'more than ' if unknown else ''}{clock(left)} left" + (f", {' and '.join(unknown)} not counted" if unknown else "")]
 
+# %% ../nbs/A11_dashboard.ipynb #a48b86ee
 def pictures(run_dir):
     "The pictures of a run by epoch, oldest first: {epoch: path}; the callback Pictures writes them (chapter 09)."
     return {int(path.stem.split("_")[1]): path for path in sorted(Path(run_dir).glob("pictures/epoch_*.png"))}
@@ -96,6 +97,7 @@ def summary(run_dir):
     picture = f"newest picture: {list(seen.values())[-1]}" if seen else "no picture yet: training makes one at each evaluation"
     return "\n".join([f"{run_dir}: {config.env.game}, seed {config.seed}", *progress(config, records), *age, "", *table(records), "", picture])
 
+# %% ../nbs/A11_dashboard.ipynb #5a19b622
 def watch(run_dir, once=False, seconds=5.0):
     "Print the summary, and unless `once` again on a cleared screen, until the run is finished."
     config = config_from_dict(read_config(run_dir)["config"])
@@ -120,6 +122,7 @@ def named(key):
     phase, _, name = key.partition("/")
     return {"collect": "while collecting", "evaluate": "in evaluation"}.get(phase, name)
 
+# %% ../nbs/A11_dashboard.ipynb #904904f5
 def chart(title, lines):
     "The picture uint8 (H,W,3) of some curves, in decades where they span more than one."
     values = np.concatenate([values for _, values in lines.values()])

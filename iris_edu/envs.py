@@ -248,6 +248,10 @@ class Catch(gym.Env):
         self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
         self.action_space = spaces.Discrete(3)
 
+    def get_action_meanings(self):
+        "The names of the actions, as the Arcade Learning Environment calls them."
+        return ["LEFT", "STAY", "RIGHT"]
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.left, self.basket = [self.apples, self.bombs], self.start

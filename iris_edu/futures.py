@@ -6,10 +6,10 @@
 __all__ = ['GIVEN', 'GAIN', 'LOSS', 'END', 'Story', 'life', 'real_frames', 'read', 'Unseen', 'developer', 'Futures', 'wake',
            'branch', 'holding', 'at_temperature', 'Comparison', 'square_errors', 'reenact', 'compare',
            'first_divergence', 'rgb', 'event', 'events', 'framed', 'number_slider', 'whole_slider',
-           'RealityAgainstDream', 'action_names', 'distinct', 'over', 'Opinion', 'opinion', 'appraise', 'acting',
-           'idling', 'eventful', 'ManyFutures', 'n_step_weights', 'n_step_returns', 'numbers', 'Trajectory',
-           'dreamt_trajectory', 'as_picture', 'draw_returns', 'ReturnExplorer', 'figure_unrolling', 'figure_dreams',
-           'figure_reenactment', 'stages', 'figure_stages']
+           'RealityAgainstDream', 'distinct', 'over', 'Opinion', 'opinion', 'appraise', 'acting', 'idling', 'eventful',
+           'ManyFutures', 'n_step_weights', 'n_step_returns', 'numbers', 'Trajectory', 'dreamt_trajectory',
+           'as_picture', 'draw_returns', 'ReturnExplorer', 'figure_unrolling', 'figure_dreams', 'figure_reenactment',
+           'stages', 'figure_stages']
 
 # %% ../nbs/A8_futures.ipynb #941d41f5
 import io
@@ -29,7 +29,7 @@ from .imagination import Dream, DreamState
 from .actor_critic import burn_in, lambda_returns
 from .runs import generator
 from .training import resolve
-from .widgets import Gallery, View, outlined, row
+from .widgets import Gallery, View, action_names, outlined, row
 
 # %% ../nbs/A8_futures.ipynb #cc8c7217
 class Story(NamedTuple):
@@ -47,6 +47,7 @@ class Story(NamedTuple):
         "This game and the first steps of one of its Futures."
         return Story(*(torch.cat([mine, theirs[which, :steps]]) for mine, theirs in zip(self, futures)))
 
+# %% ../nbs/A8_futures.ipynb #38ed404f
 def life(recording, step):
     "First and last step of the game, or the life, that a step of a recording belongs to."
     if not 0 <= step < len(recording): raise UserError(f"The recording has steps 0 to {len(recording) - 1}, not {step}.")
@@ -95,6 +96,7 @@ def wake(dream, story, count):
     tokens, actions = (column[len(column) - n:].expand(count, n, *column.shape[1:]) for column, n in ((story.tokens, kept), (story.actions, kept - 1)))
     return DreamState(None, tokens[:, -1], dream.world_model.begin(tokens, actions), tokens, actions)
 
+# %% ../nbs/A8_futures.ipynb #071dc922
 @torch.no_grad()
 def branch(dream, story, choose, count, steps, seed=0):
     "Futures of a Story, dreamt in words: `count` at once, `steps` long, under the actions int64 (count,) = choose(step, tokens (count,K))."
@@ -134,6 +136,7 @@ def reenact(dream, story, seen=2, seed=0):
     play = holding(story.actions[None, seen - 1:])
     return story.first(seen).then(branch(dream, story.first(seen), play, 1, len(story.tokens) - seen, seed), 0, None)
 
+# %% ../nbs/A8_futures.ipynb #be9d2cb3
 def compare(tokenizer, develop, real, story, dreamt):
     "The Comparison of a real Story, its frames (T,3,H,W), and a dreamt Story of the same length."
     spelt, drawn = develop(story.tokens), develop(dreamt.tokens)
@@ -159,6 +162,7 @@ def events(rewards, endings):
     "`event` of each of T steps (T,), with nothing for the frame before the first: T+1 words."
     return ["", *map(event, rewards, endings)]
 
+# %% ../nbs/A8_futures.ipynb #f300ea8c
 def framed(frame, colour=None, faded=False):
     "A frame as uint8 (H,W,3) with a border in a colour, or faded to nearly white."
     picture = to_uint8(frame).copy()
@@ -256,15 +260,6 @@ class RealityAgainstDream(View):
         return f"The dream first goes wrong in step {step}, row {square // self.tokenizer.grid + 1}, column {square % self.tokenizer.grid + 1}."
 
 # %% ../nbs/A8_futures.ipynb #d89ba480
-def action_names(config):
-    "What the actions of a configuration's game are called: the emulator's own words, or numbers."
-    env = resolve(config.parts.environment)(config.env, train=False)
-    try:
-        if config.env.game == "Catch": return ["left", "stay", "right"]
-        if hasattr(env.unwrapped, "get_action_meanings"): return [name.lower() for name in env.unwrapped.get_action_meanings()]
-        return [f"action {action}" for action in range(env.action_space.n)]
-    finally: env.close()
-
 def distinct(futures):
     "The different ones among B futures, in their order, and how often each occurs: (Futures, list of int)."
     names = list(map(tuple, torch.cat([futures.tokens.flatten(1), futures.actions, futures.rewards, futures.endings], 1).tolist()))
@@ -281,6 +276,7 @@ class Opinion(NamedTuple):
     value: float
     state: tuple
 
+# %% ../nbs/A8_futures.ipynb #d21f4d21
 @torch.no_grad()
 def opinion(policy, develop, story):
     "The Opinion of a policy that has watched a whole Story."
@@ -294,6 +290,7 @@ def appraise(policy, develop, thought, futures):
     state = tuple(part.expand(len(futures.tokens), *part.shape[1:]) for part in thought.state)
     return policy.unroll(develop(futures.tokens), state)[1]
 
+# %% ../nbs/A8_futures.ipynb #e2df283f
 def acting(policy, develop, thought, count, seed=0):
     "A player for `branch`: a policy with this Opinion plays `count` games, each by dice of its own."
     draw, logits, state = generator(seed, "acting"), thought.shares.log().expand(count, -1), tuple(part.expand(count, *part.shape[1:]) for part in thought.state)
@@ -316,6 +313,7 @@ def eventful(frames, rewards, endings):
     colours = [END if ending else GAIN if reward > 0 else LOSS if reward < 0 else None for reward, ending in zip(rewards, endings)]
     return np.stack([framed(frame, None if gone else colour, gone) for frame, colour, gone in zip(frames, colours, late.tolist())])
 
+# %% ../nbs/A8_futures.ipynb #4751f929
 class ManyFutures(View):
     "From one frame every button and several games for each, as rows of a tree with rewards, endings and the agent's values; press a frame to go on from there (Figures 2 and 4)."
     def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
@@ -447,6 +445,7 @@ class Trajectory(NamedTuple):
     endings: torch.Tensor
     pictures: np.ndarray
 
+# %% ../nbs/A8_futures.ipynb #2cb70918
 def dreamt_trajectory(trained, recording, start, steps, seed=0):
     "The Trajectory of the agent in a dream from a frame of a recording."
     _, _, policy = trained.need("tokenizer", "world_model", "actor_critic")
@@ -464,6 +463,7 @@ def as_picture(figure):
     figure.savefig(buffer, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))[None]
 
+# %% ../nbs/A8_futures.ipynb #1341e7e8
 def draw_returns(trajectory, targets, weights, step):
     "A figure: the weights of the n-step returns of one step, and rewards, values and λ-returns of all steps."
     plt = plots._pyplot()
@@ -487,6 +487,7 @@ def draw_returns(trajectory, targets, weights, step):
     fig.subplots_adjust(0.07, 0.19, 0.84, 0.95, wspace=0.25)
     return fig
 
+# %% ../nbs/A8_futures.ipynb #926cb98e
 class ReturnExplorer(View):
     "λ-returns of a dream, or of your own numbers, while γ and λ are turned: the weights of the n-step returns, values, rewards and advantages (equation 4)."
     def __init__(self, trained=None, recording=None, start=8, steps=11, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
@@ -567,6 +568,7 @@ def figure_unrolling(trained, recording, start=8, steps=3, seed=0):
     for t, (action, reward, ending) in enumerate(zip(*(column[0].tolist() for column in futures[1:]))): _acted(ax, 2.0 + 2.3 * t, t, names[action], reward, ending)
     return fig
 
+# %% ../nbs/A8_futures.ipynb #2ed34df5
 def _unrolled(ax, x, t, frame, grid):
     "One step of Figure 1: the words of a frame below, what they draw above."
     plots._picture(ax, frame, x, 2.3, 1.3, 1.3)

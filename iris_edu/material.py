@@ -9,14 +9,13 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MANIFEST', 'MARKS', 'LICENCES', 'MATERIA
            'write_table', 'make_episodes', 'describe', 'episodes_file', 'make', 'check_name', 'files_of', 'inventory',
            'load_episodes', 'episode_frames', 'save_trained', 'Trained', 'load_trained', 'squares', 'soften',
            'dictionary', 'names', 'spell', 'background', 'moves', 'Scene', 'scene', 'naming', 'lesson', 'even_batch',
-           'distance', 'practice', 'one_thread', 'train_tokenizer', 'first_dictionary', 'codes_of', 'build_tokenizer',
+           'distance', 'practice', 'train_tokenizer', 'first_dictionary', 'codes_of', 'build_tokenizer',
            'tokenizer_step', 'moving_error', 'ball_found', 'tokenizer_facts', 'make_tokenizer', 'changed',
            'token_segments', 'train_world_model', 'make_dream', 'dream_facts', 'keep_run', 'make_agent',
            'learning_rows', 'make_learning', 'load_learning']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
 import csv, dataclasses, hashlib, json, re, time
-from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from math import isqrt
@@ -38,6 +37,7 @@ from .transformer import TransformerConfig
 from .world_model import WorldModelConfig, parameter_groups
 from .imagination import Dream, ImaginationConfig
 from .evaluation import evaluate_run, k_step_error
+from .speed import one_thread
 from .runs import generator, load_weights, read_metrics, versions
 from .training import LEARNERS, PRESETS, Agent, Config, build_agent, config_from_dict, config_to_dict, load_run, read_config, resolve, train
 
@@ -438,15 +438,6 @@ def distance(lpips, weight, importance):
 def practice(tokenizer, frames, tokens, pasted, importance, lpips, weight):
     "The losses of the paper on pasted frames (B,3,H,W) with `distance` as the perceptual one, and the naming of the true frames (B,3,H,W) as an anchor."
     return tokenizer.loss(pasted, distance(lpips, weight, importance)) | dict(naming=naming(tokenizer, frames, tokens))
-
-# %% ../nbs/A7_material.ipynb #992513a1
-@contextmanager
-def one_thread():
-    "Compute on one thread, so that sums have one order and a training comes out the same on every number of cores."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
 
 # %% ../nbs/A7_material.ipynb #af709444
 def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, lessons=0.9, seed=0, perceptual_every=3, squared=1000.0, max_grad_norm=1.0, tell=None):

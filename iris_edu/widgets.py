@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATIC', 'cells', 'Vocabulary', 'read_vocabulary', 'shared', 'Gallery', 'draw_gallery', 'row', 'stack', 'beside',
-           'snapshot', 'View', 'nearest_codes', 'put', 'tried', 'futures', 'code_label', 'TokenEditor', 'occurrences',
-           'outlined', 'Codebook']
+           'snapshot', 'View', 'nearest_codes', 'put', 'tried', 'futures', 'action_names', 'code_label', 'TokenBoard',
+           'TokenEditor', 'occurrences', 'outlined', 'Codebook']
 
 # %% ../nbs/12_widgets.ipynb #6bd4a2ea
 import base64, io
@@ -23,6 +23,7 @@ from .settings import UserError
 from .plots import to_uint8
 from .replay import to_float
 from .runs import generator
+from .training import resolve
 
 # %% ../nbs/12_widgets.ipynb #12195c21
 def cells(frames, grid):
@@ -95,10 +96,7 @@ def _extent(text, size=11):
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text or " ", font=_font(size), spacing=2)
     return int(box[2]) + 2, int(box[3]) + 4
 
-def _frame(page, box, colour, width):
-    "The outline of a box (left, top, right, bottom)."
-    page.rectangle(box, outline=colour, width=width)
-
+# %% ../nbs/12_widgets.ipynb #4703fd25
 def draw_gallery(gallery, most=200):
     "A Gallery as a PIL image on white: title, pictures with bars and texts, chosen and marked ones outlined, status; at most `most` pictures."
     pictures, zoom = gallery.pictures()[:most], gallery.zoom
@@ -115,14 +113,14 @@ def draw_gallery(gallery, most=200):
     for index, picture in enumerate(pictures):
         left, upper = 4 + index % columns * step[0], 4 + top + index // columns * step[1]
         image.paste(Image.fromarray(picture).resize((width, height), Image.NEAREST), (left, upper))
-        if index in gallery.marked: _frame(page, (left, upper, left + width - 1, upper + height - 1), "#E69F00", 2)
-        if index == gallery.chosen: _frame(page, (left - 1, upper - 1, left + width, upper + height), "#0072B2", 3)
+        if index in gallery.marked: page.rectangle((left, upper, left + width - 1, upper + height - 1), outline="#E69F00", width=2)
+        if index == gallery.chosen: page.rectangle((left - 1, upper - 1, left + width, upper + height), outline="#0072B2", width=3)
         if gallery.bars: page.rectangle((left, upper + height + 1, left + round(width * gallery.bars[index]), upper + height + 5), fill="#0072B2")
         _write(page, (left, upper + height + (7 if gallery.bars else 0)), texts[index])
     _write(page, (4, size[1] - _extent(gallery.status)[1] - 2), gallery.status, colour="#B04000" if gallery.wrong else "#222222")
     return image
 
-# %% ../nbs/12_widgets.ipynb #53dea7c0
+# %% ../nbs/12_widgets.ipynb #f0f6f615
 def row(*children):
     "Widgets side by side, in more lines where the page is narrow."
     return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="flex-start"))
@@ -149,6 +147,7 @@ def snapshot(widget):
     found = [image for child in getattr(widget, "children", ()) if (image := snapshot(child))]
     return (beside if isinstance(widget, ipywidgets.HBox) else stack)(found) if found else None
 
+# %% ../nbs/12_widgets.ipynb #70c4018b
 class View(ipywidgets.VBox):
     "A widget of the course: rows of galleries and controls, a line that says what is shown, errors as a sentence in it, a picture for readers without a kernel."
     def __init__(self, *rows):
@@ -213,34 +212,32 @@ def futures(dream, starts, actions, seed=0):
         return torch.stack(frames), *(torch.stack(column) for column in zip(*steps))
     return tuple(torch.stack(column) for column in zip(*map(one, starts)))
 
-# %% ../nbs/12_widgets.ipynb #a641f85e
+# %% ../nbs/12_widgets.ipynb #446f017b
+def action_names(config):
+    "What the game of a configuration calls its actions, in the order of their numbers: its own words, or `action 0` and so on."
+    env = resolve(config.parts.environment)(config.env, train=False)
+    try: return [name.lower() for name in env.unwrapped.get_action_meanings()]
+    except AttributeError: return [f"action {number}" for number in range(env.action_space.n)]
+    finally: env.close()
+
 def code_label(cell, code, grid):
     "The words for a cell: its row, its column and its code."
     return f"row {cell // grid + 1}, column {cell % grid + 1}, code {code}"
 
-class TokenEditor(View):
-    "Frames of a recording as tokens: choose a cell, put another code there, see the frame and, with a world model, the future change."
-    def __init__(self, trained, recording, start=0, frames=256, palette=12, steps=8):
-        self.trained, self.recording, self.palette, self.steps, self.grid = trained, recording, palette, steps, trained.tokenizer.grid
+class TokenBoard(View):
+    "A frame of a recording, its words, what they draw and what was changed; under it the words that could stand in the chosen cell, each drawn in its place."
+    def __init__(self, trained, recording, start=0, frames=256, palette=12):
+        self.trained, self.recording, self.palette, self.grid = trained, recording, palette, trained.tokenizer.grid
         self.frames = to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2))
         self.words = read_vocabulary(trained.tokenizer, self.frames)
-        self.real, self.drawn, self.difference = (Gallery(title=title) for title in ("real frame", "what the words draw", "changed by you"))
-        self.board = Gallery(title="its words", columns=self.grid, gap=3, zoom=48 / self.words.pictures.shape[-1], pickable=True, chosen=0)
-        self.choices = Gallery(title="put here", columns=palette, gap=5, zoom=48 / self.words.pictures.shape[-1], pickable=True)
-        self.dreams = Gallery(gap=3, zoom=64 / self.frames.shape[-1])
+        large, small = 208 / self.frames.shape[-1], 48 / self.words.pictures.shape[-1]
+        self.real, self.drawn, self.difference = (Gallery(title=title, zoom=large) for title in ("real frame", "what the words draw", "changed by you"))
+        self.board = Gallery(title="its words", columns=self.grid, gap=3, zoom=small, pickable=True, chosen=0)
+        self.choices = Gallery(title="put here", columns=palette, gap=5, zoom=small, pickable=True)
         self.frame = ipywidgets.IntSlider(start, 0, len(self.frames) - 1, description="frame", continuous_update=False)
         self.order = ipywidgets.Dropdown(options=["nearest", "most used"], description="codes")
-        self.number = ipywidgets.BoundedIntText(0, 0, trained.tokenizer.vocabulary - 1, description="by number")
-        self.put_number, self.undo, self.dream_both = (ipywidgets.Button(description=text) for text in ("put", "undo", "dream both"))
-        super().__init__(row(self.frame, self.order), row(self.real, self.board, self.drawn, self.difference),
-                         row(self.choices), row(self.number, self.put_number, self.undo, self.dream_both), self.dreams)
-        self.when(self.frame, self.show_frame)
-        self.when(self.order, self.offer)
-        self.when(self.board, self.offer, "chosen")
-        self.when(self.choices, lambda: self.edit(self.offered[self.choices.chosen]))
-        self.when(self.put_number, lambda: self.edit(self.number.value))
-        self.when(self.undo, self.back)
-        self.when(self.dream_both, self.dream)
+        super().__init__(row(self.frame, self.order), row(self.real, self.board, self.drawn, self.difference), row(self.choices))
+        for source, handler, event in ((self.frame, self.show_frame, None), (self.order, self.offer, None), (self.board, self.offer, "chosen")): self.when(source, handler, event)
         self.show_frame()
 
     tokens = property(lambda self: self.history[-1], doc="The tokens (K,) as they are now.")
@@ -248,33 +245,48 @@ class TokenEditor(View):
     def show_frame(self):
         "Show another real frame."
         self.history = [self.words.tokens[self.frame.value]]
-        side = self.frames.shape[-1]
-        for gallery in (self.real, self.drawn, self.difference): gallery.zoom = 208 / side
         self.real.show(self.frames[self.frame.value][None], labels=[f"frame {self.frame.value} of the recording"])
         self.refresh()
 
     def refresh(self):
         "Draw what the tokens say now."
         with torch.no_grad(): before, now = self.trained.tokenizer.decode(torch.stack([self.history[0], self.tokens]))
-        changed = (self.tokens != self.history[0]).nonzero().flatten().tolist()
-        self.board.show(self.words.pictures[self.tokens], texts=[str(code) for code in self.tokens.tolist()], marked=changed,
-                        labels=[code_label(cell, code, self.grid) for cell, code in enumerate(self.tokens.tolist())])
+        codes, changed = self.tokens.tolist(), (self.tokens != self.history[0]).nonzero().flatten().tolist()
+        self.board.show(self.words.pictures[codes], texts=[str(code) for code in codes], marked=changed, labels=[code_label(cell, code, self.grid) for cell, code in enumerate(codes)])
         self.drawn.show(now[None], labels=[f"{len(changed)} words changed"])
         self.difference.show((now - before).abs()[None], labels=[f"mean change of a pixel {(now - before).abs().mean():.3f}"])
-        self.dreams.show(np.zeros((0, 1, 1, 3), np.uint8), title="")
         self.offer()
 
     def offer(self):
         "Show the codes that could stand in the chosen cell, drawn in their place."
         cell = max(self.board.chosen, 0)
-        code = self.tokens[cell].item()
-        codes, distances = nearest_codes(self.trained.tokenizer, code, self.palette)
-        if self.order.value == "most used": codes = self.words.counts.argsort(descending=True)[:self.palette]
+        code, place = self.tokens[cell].item(), f"row {cell // self.grid + 1}, column {cell % self.grid + 1}"
+        near = self.order.value == "nearest"
+        codes = nearest_codes(self.trained.tokenizer, code, self.palette)[0] if near else self.words.counts.argsort(descending=True)[:self.palette]
         self.offered = codes.tolist()
         pictures = cells(tried(self.trained.tokenizer, self.tokens, cell, self.offered), self.grid)[:, cell]
-        self.choices.show(pictures, texts=[str(code) for code in self.offered], chosen=-1, title=f"put into row {cell // self.grid + 1}, column {cell % self.grid + 1}",
+        self.choices.show(pictures, texts=[str(code) for code in self.offered], chosen=-1, title=f"put into {place}",
                           labels=[f"code {code}, used {self.words.counts[code]} times" for code in self.offered])
-        self.say(f"Frame {self.frame.value}, {code_label(cell, code, self.grid)}; {len(self.history) - 1} changes so far.")
+        self.say(f"Frame {self.frame.value}, {place}, code {code}; {len(self.history) - 1} changes so far.")
+
+# %% ../nbs/12_widgets.ipynb #34b20fbf
+class TokenEditor(TokenBoard):
+    "A TokenBoard whose words can be changed: press one of those offered, or give its number; undo; and dream on from both frames, with the world model."
+    def __init__(self, trained, recording, start=0, frames=256, palette=12, steps=8):
+        self.steps, self.dreams = steps, Gallery(gap=3, zoom=64 / recording.frames.shape[1])
+        super().__init__(trained, recording, start, frames, palette)
+        self.number = ipywidgets.BoundedIntText(0, 0, trained.tokenizer.vocabulary - 1, description="by number")
+        self.put_number, self.undo, self.dream_both = (ipywidgets.Button(description=text) for text in ("put", "undo", "dream both"))
+        self.children = [*self.children[:-1], row(self.number, self.put_number, self.undo, self.dream_both), self.dreams, self.voice]
+        self.when(self.choices, lambda: self.edit(self.offered[self.choices.chosen]))
+        self.when(self.put_number, lambda: self.edit(self.number.value))
+        self.when(self.undo, self.back)
+        self.when(self.dream_both, self.dream)
+
+    def refresh(self):
+        "Draw what the tokens say now; the dreams are of other tokens."
+        self.dreams.show(np.zeros((0, 1, 1, 3), np.uint8), title="")
+        super().refresh()
 
     def edit(self, code):
         "Put a code into the chosen cell."
@@ -297,7 +309,7 @@ class TokenEditor(View):
                          labels=[f"{name}, step {step}" for name in ("unchanged", "changed") for step in range(seen.shape[1])])
         self.say(f"The two dreams differ by {apart[0]:.3f} a pixel at the start and by {apart[-1]:.3f} after {len(actions)} steps; rewards {rewards[0].sum():g} and {rewards[1].sum():g}.")
 
-# %% ../nbs/12_widgets.ipynb #79bc6783
+# %% ../nbs/12_widgets.ipynb #e86f733f
 def occurrences(words, code, most=10):
     "Where a code occurs in a Vocabulary: up to `most` pairs (frame, cell), each from another frame, spread over time."
     frame, cell = (words.tokens == code).nonzero(as_tuple=True)
@@ -313,6 +325,7 @@ def outlined(frame, cell, grid):
         picture[edge] = (230, 159, 0)
     return picture
 
+# %% ../nbs/12_widgets.ipynb #403a5377
 class Codebook(View):
     "All codes of a tokenizer with what they stand for and how often they are used; press one to see where it occurs."
     def __init__(self, tokenizer, frames, columns=32):

@@ -12,12 +12,12 @@ from torch import nn
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.imagination import CategoricalSampler, ImaginationConfig
 from iris_edu.material import load_trained
-from iris_edu.predictions import (FrameAttention, NextToken, OpenAttention, action_names, attention_weights, by_frame, colours, dreamt_words, entropy, heated,
+from iris_edu.predictions import (FrameAttention, NextToken, OpenAttention, attention_weights, by_frame, colours, dreamt_words, entropy, heated,
                                   miniatures, next_logits, percent, read_page, rescale, with_means)
 from iris_edu.replay import record
 from iris_edu.settings import UserError
 from iris_edu.transformer import CausalAttention, TransformerConfig
-from iris_edu.widgets import Gallery
+from iris_edu.widgets import Gallery, action_names
 from iris_edu.world_model import WorldModel, WorldModelConfig
 
 NAMES = "left", "stay", "right"
@@ -188,8 +188,8 @@ def test_colours_grow_lighter():
 
 def test_words_for_numbers_and_actions():
     assert [percent(x) for x in (0, 0.004, 0.014, 1)] == ["0%", "<1%", "1%", "100%"]
-    assert action_names(load_trained("catch-small").config) == ["action 0", "action 1", "action 2"]
-    assert action_names(load_trained("pong-dream").config)[:4] == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    assert action_names(load_trained("catch-small").config) == ["left", "stay", "right"]
+    assert action_names(load_trained("pong-dream").config)[:4] == ["noop", "fire", "right", "left"]
 
 
 def galleries(widget):
