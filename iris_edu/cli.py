@@ -248,5 +248,5 @@ def main(arguments=None):
         if command not in COMMANDS: raise UserError(f"there is no command {command!r}: choose one of {', '.join(COMMANDS)}")
         COMMANDS[command](rest)
     except UserError as error: return print(f"iris-edu: {error}", file=sys.stderr) or 2
-    except KeyboardInterrupt: return print("\niris-edu: interrupted; the last epoch is saved and the same command goes on", file=sys.stderr) or 130
+    except KeyboardInterrupt: return print("\niris-edu: interrupted" + "; the last epoch is saved and the same command goes on" * (command == "train"), file=sys.stderr) or 130
     return 0

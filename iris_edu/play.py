@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'STAY_HOME', 'opened', 'recorded', 'real_game', 'Seen', 'Game', 'save_session', 'load_session', 'save_gif',
-           'action_names', 'action_of', 'DreamPad', 'pad_of', 'play_page', 'serve_pad']
+           'action_of', 'GameScreen', 'StepPad', 'DreamPad', 'pad_of', 'play_page', 'serve_pad']
 
-# %% ../nbs/A10_play.ipynb #f5ed2060
-import asyncio, json, subprocess, sys, tempfile, time
-from dataclasses import replace
+# %% ../nbs/A10_play.ipynb #173107c7
+import asyncio, json, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 from typing import NamedTuple
 import ipywidgets
@@ -18,11 +17,12 @@ from PIL import Image
 from .settings import UserError
 from .plots import to_uint8
 from .replay import atomic_write, record, to_float
-from .imagination import Dream
 from .runs import generator
 from .training import load_run, resolve
+from .speed import one_thread
 from .material import MATERIAL, Trained, load_episodes, load_trained
-from .widgets import Gallery, View, row
+from .widgets import Gallery, View, action_names, row
+from .futures import at_temperature
 
 # %% ../nbs/A10_play.ipynb #fbf3a9e3
 def opened(name):
@@ -37,6 +37,7 @@ def opened(name):
     trained.need("tokenizer", "world_model")
     return trained, recorded(trained.config)
 
+# %% ../nbs/A10_play.ipynb #acf26c49
 def recorded(config, steps=200):
     "Real frames of the game of a configuration: the shipped recording of its size, else `steps` steps of random play."
     shipped = f"episodes/{config.env.game}" in MATERIAL and config.env.size == 64
@@ -58,6 +59,7 @@ class Seen(NamedTuple):
     ended: bool
     room: int | None
 
+# %% ../nbs/A10_play.ipynb #1363c532
 class Game:
     "One game, real or dreamt, played step by step; as an environment it holds its own state."
     def __init__(self, trained, recording):
@@ -81,9 +83,7 @@ class Game:
         if not self.dreamt:
             frame, reward, terminated, truncated, _ = self.env.step(int(action))
             return self.see(frame, float(reward), terminated or truncated)
-        config = replace(self.trained.config.imagination, temperature=temperature)
-        dream = Dream(self.trained.tokenizer, self.trained.world_model, resolve(self.trained.config.parts.token_sampler)(config), config)
-        self.state, reward, ending = dream.step(self.state, torch.tensor([int(action)]), self.draw)
+        self.state, reward, ending = at_temperature(self.trained, temperature).step(self.state, torch.tensor([int(action)]), self.draw)
         return self.see(to_uint8(self.state.frames[0]), reward.item(), bool(ending))
 
     @torch.no_grad()
@@ -108,6 +108,7 @@ def save_session(game, path):
     atomic_write(path, json.dumps(dict(iris_edu="session", game=game.trained.config.env.game, dreamt=game.dreamt, frame=game.frame, seed=game.seed,
                                        steps=game.steps, total=game.now.total)).encode())
 
+# %% ../nbs/A10_play.ipynb #cb01e332
 def load_session(path, trained, recording):
     "Play a session again: the Game after its last step, and every Seen; UserError if the file is none or the game goes differently."
     try:
@@ -116,59 +117,69 @@ def load_session(path, trained, recording):
         name, where, total = kept["game"], dict(dreamt=bool(kept["dreamt"]), frame=int(kept["frame"]), seed=int(kept["seed"])), float(kept["total"])
     except (OSError, ValueError, KeyError, TypeError) as error: raise UserError(f"{path} is not a session that can be played again ({type(error).__name__}): save one with the pad.") from None
     if name != trained.config.env.game: raise UserError(f"{path} is a session of {name}, but this model plays {trained.config.env.game}.")
+    unknown = {action for action, _ in steps} - set(range(len(action_names(trained.config))))
+    if unknown: raise UserError(f"{path} holds the action {unknown.pop()}, which {name} does not have.")
     game = Game(trained, recording)
     seen = [game.start(**where)] + [game.step(*step) for step in steps]
     if abs(seen[-1].total - total) > 1e-6: raise UserError(f"{path} was played with another model: its return was {total:g}, here it is {seen[-1].total:g}.")
     return game, seen
 
+# %% ../nbs/A10_play.ipynb #ad66e6e2
 def save_gif(frames, path, scale=4, rate=15):
     "Write frames (T,H,W,3) as an endless GIF, every pixel `scale` wide, `rate` frames a second."
     images = [Image.fromarray(to_uint8(frame).repeat(scale, 0).repeat(scale, 1)) for frame in frames]
     atomic_write(path, lambda file: images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=1000 // rate, loop=0))
 
-# %% ../nbs/A10_play.ipynb #836320fb
-KEYS = {"ArrowUp": "UP", "ArrowDown": "DOWN", "ArrowRight": "RIGHT", "ArrowLeft": "LEFT", " ": "FIRE"}
-
-def action_names(config):
-    "The names of a game's actions, in the order of their numbers."
-    env = real_game(config)
-    try: return env.unwrapped.get_action_meanings() if hasattr(env.unwrapped, "get_action_meanings") else ["LEFT", "NOOP", "RIGHT"] if env.action_space.n == 3 else [f"ACTION {i}" for i in range(env.action_space.n)]
-    finally: env.close()
+# %% ../nbs/A10_play.ipynb #d4cf32ba
+KEYS = {"ArrowUp": "up", "ArrowDown": "down", "ArrowRight": "right", "ArrowLeft": "left", " ": "fire"}
 
 def action_of(held, names):
-    "The number of the action that the keys in `held` mean together; NOOP, or the first action, if none."
+    "The number of the action that the keys in `held` mean together; doing nothing, or the first action, if none."
     wanted = [word for key, word in KEYS.items() if key in held]
-    if "UP" not in names: wanted = [{"UP": "RIGHT", "DOWN": "LEFT"}.get(word, word) for word in wanted]
-    tries = ["".join(wanted), *wanted, "NOOP"]
+    if "up" not in names: wanted = [{"up": "right", "down": "left"}.get(word, word) for word in wanted]
+    tries = ["".join(wanted), *wanted, "noop", "stay"]
     return next((names.index(name) for name in tries if name in names), 0)
 
-# %% ../nbs/A10_play.ipynb #1afa475d
-class DreamPad(View):
-    "A game to play with keys or buttons, in the dream or in reality, by yourself or by the agent; stops when nobody sees it."
-    def __init__(self, trained, recording, frame=0, dreamt=True, rate=15):
-        self.game, self.names = Game(trained, recording), action_names(trained.config)
-        self.held, self.tapped, self.playing, self.frames, self.refreshed, self.drawn = set(), None, None, [], 0, None
-        self.screen = Gallery(zoom=320 / recording.frames.shape[1], title="the game: click it, then use arrows and space", listens=list(KEYS), paced=True)
+# %% ../nbs/A10_play.ipynb #db7614ee
+class GameScreen(View):
+    "A Game, shown: the frame with reward, return and context in words, and what the agent would do, if there is one."
+    def __init__(self, trained, recording, *rows):
+        self.game, self.names, self.frames, self.refreshed = Game(trained, recording), action_names(trained.config), [], 0
+        self.screen = Gallery(zoom=320 / recording.frames.shape[1], title="the game: click it, then use arrows and space", listens=list(KEYS))
         self.mind = Gallery(columns=1, gap=2, zoom=1, title="what the agent would do")
+        super().__init__(*rows)
+
+    def words(self):
+        "What is known about the last step."
+        seen, steps = self.game.now, self.game.steps
+        done = f" {self.names[steps[-1][0]]}" if steps else ""
+        context = f", context: room for {seen.room} more steps, refreshed {self.refreshed} times" if self.game.dreamt else ""
+        return f"step {len(steps)}{done}, reward {seen.reward:+g}, return {seen.total:g}{', ended' if seen.ended else ''}{context}"
+
+    def show(self, seen):
+        "Draw a frame, and in words what is known about it."
+        self.frames.append(seen.frame)
+        self.screen.show(seen.frame[None], texts=[self.words()], labels=[self.words()], beat=self.screen.beat + 1)
+        if self.game.mind is None: return
+        chances, value = self.game.advice()
+        self.mind.show(np.full((len(self.names), 2, 160, 3), 200, np.uint8), bars=chances.tolist(), title=f"what the agent would do; value {value:.2f}",
+                       texts=[f"{name} {chance:.0%}" for name, chance in zip(self.names, chances.tolist())])
+
+# %% ../nbs/A10_play.ipynb #593fe7d9
+class StepPad(GameScreen):
+    "A GameScreen to play step by step, with keys or buttons, in the dream or in reality, by yourself or by the agent."
+    def __init__(self, trained, recording, frame=0, dreamt=True):
+        self.held, self.tapped, self.seed = set(), None, 0
         self.where = ipywidgets.ToggleButtons(options=["dream", "real game"], value="dream" if dreamt else "real game", description="where")
         self.who = ipywidgets.ToggleButtons(options=["you", "agent"], description="who")
         self.frame = ipywidgets.IntSlider(frame, 0, len(recording) - 1, description="start from", continuous_update=False)
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.1, max=3.0, step=0.1, description="heat", tooltip="temperature of the dice")
-        self.rate = ipywidgets.IntSlider(rate, 1, 30, description="frames a s")
-        self.go, self.once, self.again = (ipywidgets.Button(description=text) for text in ("play", "step", "start again"))
-        self.save, self.gif = (ipywidgets.Button(description=text) for text in ("save session", "save GIF"))
-        self.actions = [ipywidgets.Button(description=name.lower(), layout=ipywidgets.Layout(width="auto")) for name in self.names]
-        controls = ipywidgets.VBox([self.where, self.who, self.frame, self.temperature, self.rate, row(self.go, self.once, self.again), row(self.save, self.gif)])
-        super().__init__(row(self.screen, ipywidgets.VBox([controls, self.mind])), row(*self.actions))
-        self.connect()
-        self.restart()
-
-    def connect(self):
-        "Bind controls, keys and messages to what they do."
-        for control, handler in ((self.go, self.toggle), (self.once, self.step_once), (self.again, self.restart), (self.where, self.restart), (self.frame, self.restart),
-                                 (self.who, self.hand_over), (self.save, self.save_session), (self.gif, self.save_gif)): self.when(control, handler)
+        self.heat = ipywidgets.FloatSlider(1.0, min=0.125, max=3.0, step=0.125, description="temperature", style={"description_width": "initial"})
+        self.once, self.again = (ipywidgets.Button(description=text) for text in ("step", "start again"))
+        super().__init__(trained, recording)
+        self.actions = [ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto")) for name in self.names]
+        for control, handler in ((self.once, self.step_once), (self.where, self.restart), (self.frame, self.restart), (self.who, self.hand_over), (self.again, self.start_again)): self.when(control, handler)
         for number, button in enumerate(self.actions): self.when(button, lambda number=number: self.tap(number))
-        self.screen.heard |= {"key": self.key, "released": lambda content: self.held.clear(), "drawn": lambda content: self.drawn and self.drawn.set()}
+        self.screen.heard |= {"key": self.key, "released": lambda content: self.held.clear()}
 
     def key(self, content):
         "A key went down or up."
@@ -176,17 +187,40 @@ class DreamPad(View):
         self.held.add(content["key"])
         self.tapped = action_of(self.held, self.names)
 
+    def act(self):
+        "The action of whoever plays: the agent's draw, else the last tap, else what is held."
+        if self.who.value == "agent": return torch.multinomial(self.game.advice()[0], 1, generator=self.game.draw).item()
+        tapped, self.tapped = self.tapped, None
+        return action_of(self.held, self.names) if tapped is None else tapped
+
     def tap(self, number):
-        "An action from a button: done at once when paused, else at the next step."
+        "An action from a button."
         self.tapped = number
-        if not self.playing: self.step_once()
+        self.step_once()
+
+    def step_once(self):
+        "One step, and what it brought."
+        self.advance()
+        if not self.game.now.ended: self.say(self.words())
+
+    def advance(self):
+        "One step of the game, shown."
+        before = self.game.now.room
+        seen = self.game.step(self.act(), self.heat.value)
+        self.refreshed += self.game.dreamt and seen.room > before
+        self.show(seen)
+        if seen.ended: self.say(f"The game has ended with return {seen.total:g} after {len(self.game.steps)} steps.")
 
     def restart(self):
-        "Begin again, where and from which frame the controls say; paused."
-        self.pause()
-        self.frames, self.refreshed = [], 0
-        self.show(self.game.start(self.where.value == "dream", self.frame.value))
+        "Begin where and from which frame the controls say."
+        self.frames, self.refreshed, self.tapped = [], 0, None
+        self.show(self.game.start(self.where.value == "dream", self.frame.value, self.seed))
         self.say(f"Ready: {'a dream from frame ' + str(self.frame.value) if self.game.dreamt else 'the real game'} of {self.game.trained.config.env.game}. Press play, or step by step.")
+
+    def start_again(self):
+        "Begin again, with other dice."
+        self.seed += 1
+        self.restart()
 
     def hand_over(self):
         "Give the keys to the agent, or take them back."
@@ -195,43 +229,39 @@ class DreamPad(View):
             raise UserError("This checkpoint holds no policy, so there is no agent to play: take catch-small, or a run of your own.")
         self.say("The agent plays." if self.who.value == "agent" else "You play.")
 
-    def act(self):
-        "The action of whoever plays: the agent's draw, else the last tap, else what is held."
-        if self.who.value == "agent": return torch.multinomial(self.game.advice()[0], 1, generator=self.game.draw).item()
-        tapped, self.tapped = self.tapped, None
-        return action_of(self.held, self.names) if tapped is None else tapped
+# %% ../nbs/A10_play.ipynb #fc2491f6
+class DreamPad(StepPad):
+    "A StepPad that plays on by itself, as many frames a second as wanted, stops when nobody sees it, and writes what was played."
+    def __init__(self, trained, recording, frame=0, dreamt=True, rate=15):
+        self.playing = None
+        self.rate = ipywidgets.IntSlider(rate, 1, 30, description="frames a s")
+        self.go, self.save, self.gif = (ipywidgets.Button(description=text) for text in ("play", "save session", "save GIF"))
+        super().__init__(trained, recording, frame, dreamt)
+        controls = [self.where, self.who, self.frame, self.heat, self.rate, row(self.go, self.once, self.again), row(self.save, self.gif), self.mind]
+        self.children = [row(self.screen, ipywidgets.VBox(controls)), row(*self.actions), self.voice]
+        for button, handler in ((self.go, self.toggle), (self.save, self.save_session), (self.gif, self.save_gif)): self.when(button, handler)
+        self.screen.heard["drawn"] = lambda content: self.wake()
+        self.restart()
 
-    def advance(self):
-        "One step of the game, shown."
-        before = self.game.now.room
-        seen = self.game.step(self.act(), self.temperature.value)
-        self.refreshed += self.game.dreamt and seen.room > before
-        self.show(seen)
-        if seen.ended:
-            self.pause()
-            self.say(f"The game has ended with return {seen.total:g} after {len(self.game.steps)} steps.")
+    def restart(self):
+        "Begin again, paused."
+        self.pause()
+        super().restart()
 
-    def show(self, seen):
-        "Draw a frame, and in words what is known about it."
-        self.frames.append(seen.frame)
-        context = f", context: room for {seen.room} more steps, refreshed {self.refreshed} times" if self.game.dreamt else ""
-        words = f"step {len(self.game.steps)}, reward {seen.reward:+g}, return {seen.total:g}{', ended' if seen.ended else ''}{context}"
-        self.screen.show(seen.frame[None], texts=[words], labels=[words])
-        if self.game.mind is None: return
-        chances, value = self.game.advice()
-        self.mind.show(np.full((len(self.names), 2, 160, 3), 200, np.uint8), bars=chances.tolist(), title=f"what the agent would do; value {value:.2f}",
-                       texts=[f"{name.lower()} {chance:.0%}" for name, chance in zip(self.names, chances.tolist())])
+    def tap(self, number):
+        "An action from a button: at once when paused, else at the next step."
+        if self.playing: self.tapped = number
+        else: super().tap(number)
 
     def step_once(self):
         "One step, paused."
         self.pause()
-        self.advance()
-        if not self.game.now.ended: self.say(self.screen.texts[0])
+        super().step_once()
 
     def toggle(self):
         "Play, or pause."
-        if self.playing: return self.pause() or self.say(f"Paused: {self.screen.texts[0]}")
-        if self.game.now.ended: self.restart()
+        if self.playing: return self.pause() or self.say(f"Paused: {self.words()}")
+        if self.game.now.ended: self.start_again()
         try: loop = asyncio.get_running_loop()
         except RuntimeError: raise UserError("Nothing can run here beside the cell; use step, or open the notebook in JupyterLab.") from None
         self.go.description, self.drawn = "pause", asyncio.Event()
@@ -239,27 +269,40 @@ class DreamPad(View):
         self.say("Playing.")
 
     def pause(self):
-        "Stop the loop, if it runs."
-        if self.playing: self.playing.cancel()
+        "Let the loop, if it runs, end before its next step."
         self.playing, self.go.description = None, "play"
 
-    async def run(self, patience=3.0):
-        "Step after step at the wanted rate, each after the browser has drawn the one before."
-        try:
-            while self.playing is asyncio.current_task():
-                began = time.monotonic()
-                self.drawn.clear()
-                self.advance()
-                await asyncio.wait_for(self.drawn.wait(), patience)
-                await asyncio.sleep(max(0.001, 1 / self.rate.value - (time.monotonic() - began)))
-        except asyncio.TimeoutError: self.stopped("Stopped, because nobody draws the pictures any more; press play to go on.")
-        except UserError as error: self.stopped(str(error))
-        except Exception as error: self.stopped(f"{type(error).__name__}: {error}")
+    def wake(self):
+        "The browser has drawn; it may say so to another thread than the loop's."
+        if task := self.playing: task.get_loop().call_soon_threadsafe(self.drawn.set)
 
-    def stopped(self, sentence):
-        "Paused by something that went wrong."
+    async def run(self, patience=3.0):
+        "Step after step at the wanted rate; while the browser draws one the next is dreamt, but none further."
+        drawn, me, patient = self.drawn, asyncio.current_task(), sys.getswitchinterval()
+        drawn.set()
+        sys.setswitchinterval(0.0005)  # other threads of the kernel answer the browser meanwhile, and should not hold a step up
+        try:
+            while self.playing is me:
+                began = time.monotonic()
+                self.go_on(me)
+                await asyncio.wait_for(drawn.wait(), patience)
+                drawn.clear()
+                await asyncio.sleep(max(0.001, 1 / self.rate.value - (time.monotonic() - began)))
+        except Exception as error: self.stopped(me, error)
+        finally: sys.setswitchinterval(patient)
+
+    def go_on(self, task):
+        "One step, unless the task was replaced or the game has ended."
+        with self.lock, one_thread():  # the other core draws
+            if self.playing is task: self.advance()
+            if self.game.now.ended: self.pause()
+
+    def stopped(self, task, error):
+        "Paused by something that went wrong, unless the task was replaced."
+        if self.playing is not task: return
         self.pause()
-        self.say(sentence, wrong=True)
+        late = isinstance(error, asyncio.TimeoutError)
+        self.say("Stopped, because nobody draws the pictures any more; press play to go on." if late else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", wrong=True)
 
     def save_session(self):
         "Write the session beside the notebook, to be played again by `load_session`."
@@ -271,12 +314,11 @@ class DreamPad(View):
 
     def keep(self, ending, write):
         "Write a file that does not exist yet, and say where it is."
-        names = (Path(f"dream-{number}.{ending}") for number in range(1, 10_000))
-        path = next(path for path in names if not path.exists())
+        path = next(path for number in range(1, 10_000) if not (path := Path(f"dream-{number}.{ending}")).exists())
         write(path)
         self.say(f"Written: {path}, {len(self.game.steps)} steps.")
 
-# %% ../nbs/A10_play.ipynb #93190505
+# %% ../nbs/A10_play.ipynb #f6198b58
 STAY_HOME = {"headers": {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws://127.0.0.1:*"}}  # Voilà's page names fonts elsewhere
 
 def pad_of(name):
@@ -291,9 +333,12 @@ def play_page(name, folder):
     path.write_text(json.dumps(dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)))
     return path
 
+# %% ../nbs/A10_play.ipynb #db0103ae
 def serve_pad(name, port=8866, browser=True):
     "Show the pad in the browser until interrupted; UserError if there is no such model, or no Voilà."
     opened(name)
+    with socket.socket() as one:
+        if one.connect_ex(("127.0.0.1", port)) == 0: raise UserError(f"Port {port} is in use on this machine: choose another with --port.")
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "voila", str(play_page(name, folder)), f"--port={port}", "--Voila.ip=127.0.0.1", f"--Voila.tornado_settings={STAY_HOME}", *([] if browser else ["--no-browser"])]

@@ -7,8 +7,8 @@ __all__ = ['STATIC', 'cells', 'Vocabulary', 'read_vocabulary', 'shared', 'Galler
            'snapshot', 'View', 'nearest_codes', 'put', 'tried', 'futures', 'action_names', 'code_label', 'TokenBoard',
            'TokenEditor', 'occurrences', 'outlined', 'Codebook']
 
-# %% ../nbs/12_widgets.ipynb #6bd4a2ea
-import base64, io
+# %% ../nbs/12_widgets.ipynb #16dc7221
+import base64, io, threading
 from typing import NamedTuple
 from pathlib import Path
 import anywidget
@@ -61,7 +61,7 @@ class Gallery(anywidget.AnyWidget):
     title, status, wrong = shared(traitlets.Unicode, ""), shared(traitlets.Unicode, ""), shared(traitlets.Bool, False)
     labels, texts, bars = shared(traitlets.List, []), shared(traitlets.List, []), shared(traitlets.List, [])
     pickable, chosen, marked = shared(traitlets.Bool, False), shared(traitlets.Int, -1), shared(traitlets.List, [])
-    listens, paced = shared(traitlets.List, []), shared(traitlets.Bool, False)
+    listens, beat = shared(traitlets.List, []), shared(traitlets.Int, 0)
 
     def __init__(self, pictures=(), **options):
         super().__init__(**options)
@@ -151,7 +151,7 @@ def snapshot(widget):
 class View(ipywidgets.VBox):
     "A widget of the course: rows of galleries and controls, a line that says what is shown, errors as a sentence in it, a picture for readers without a kernel."
     def __init__(self, *rows):
-        self.voice = Gallery()
+        self.voice, self.lock = Gallery(), threading.RLock()
         super().__init__([*rows, self.voice])
 
     def say(self, text, wrong=False):
@@ -161,9 +161,10 @@ class View(ipywidgets.VBox):
     def when(self, source, handler, event=None):
         "Call handler() when a button is clicked, a gallery pressed or a control changed (or the named trait); its errors become a sentence."
         def guarded(*_):
-            try: handler()
-            except UserError as error: self.say(str(error), wrong=True)
-            except Exception as error: self.say(f"{type(error).__name__}: {error}", wrong=True)
+            with self.lock:
+                try: handler()
+                except UserError as error: self.say(str(error), wrong=True)
+                except Exception as error: self.say(f"{type(error).__name__}: {error}", wrong=True)
         if isinstance(source, ipywidgets.Button): source.on_click(guarded)
         elif isinstance(source, Gallery) and event is None: source.heard["press"] = guarded
         else: source.observe(guarded, event or "value")

@@ -1,5 +1,6 @@
 """The pad without a browser: sessions that play again, files that are none, keys, and what the command line says."""
 import json
+import socket
 
 import ipywidgets
 import pytest
@@ -24,7 +25,8 @@ def test_a_session_plays_again(catch, tmp_path, dreamt):
 
 
 @pytest.mark.parametrize("change, says", [(dict(game="Pong"), "session of Pong"), (dict(total=99.0), "another model"), (dict(frame=10**6), "no frame 1000000"),
-                                          (dict(steps="no"), "not a session"), (dict(steps=[[0]]), "not a session")])
+                                          (dict(steps="no"), "not a session"), (dict(steps=[[0]]), "not a session"),
+                                          (dict(steps=[[9, 1.0]]), "the action 9"), (dict(steps=[[0, -1.0]]), "temperature is -1")])
 def test_another_session_is_refused(catch, tmp_path, change, says):
     game = play.Game(*catch)
     game.start()
@@ -88,6 +90,21 @@ def test_a_defect_in_a_handler_becomes_a_sentence():
     view.when(button, lambda: 1 / 0)
     button.click()
     assert view.voice.wrong and view.voice.status == "ZeroDivisionError: division by zero"
+
+
+def test_a_port_in_use_is_refused(capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert main(["play", "catch-small", "--port", str(other.getsockname()[1])]) == 2
+    assert "in use" in capsys.readouterr().err
+
+
+def test_who_starts_again_gets_other_dice(catch):
+    pad = play.DreamPad(*catch)
+    first = pad.game.seed
+    pad.again.click()
+    assert pad.game.seed != first and pad.game.steps == [] and len(pad.frames) == 1
 
 
 @pytest.mark.parametrize("words", [["play", "nobody"], ["play", "catch-small", "--port", "70000"], ["play", "pong-breakout"]])

@@ -63,7 +63,6 @@ function render({ model, el }) {
       canvas.style.width = `${width * zoom}px`;
       canvas.style.height = `${height * zoom}px`;
     });
-    if (model.get("paced")) requestAnimationFrame(() => model.send({ type: "drawn" }));
   }
 
   function write() {
@@ -94,6 +93,9 @@ function render({ model, el }) {
       }
     });
   }
+
+  // A widget that runs by itself counts `beat` up with every picture, an unchanged one too, and hears when it is on the screen.
+  function answer() { requestAnimationFrame(() => model.send({ type: "drawn" })); }
 
   function choose(index) {
     if (index === model.get("chosen")) return;
@@ -129,8 +131,8 @@ function render({ model, el }) {
   root.addEventListener("focusout", () => { if (model.get("listens").length) model.send({ type: "released" }); });
   grid.addEventListener("pointerdown", () => { if (model.get("listens").length && !model.get("pickable")) grid.focus(); });
 
-  // A picture that comes with new words is drawn once, after all of them have arrived.
-  const follow = { "shape columns pickable listens": build, "pixels zoom": draw, "title labels texts bars status wrong gap": write, "chosen marked": mark };
+  // New cells are only made when their number or kind changes; all else is drawn into those there are.
+  const follow = { "shape columns pickable listens": build, "pixels zoom": draw, "title labels texts bars status wrong gap": write, "chosen marked": mark, beat: answer };
   const bound = Object.entries(follow).flatMap(([names, then]) => names.split(" ").map((name) => [`change:${name}`, then]));
   for (const [name, then] of bound) model.on(name, then);
   build();
