@@ -190,7 +190,7 @@ class Dashboard(View):
 
     def follow(self):
         "Begin to follow the run, or end it."
-        if self.task: self.task.cancel()
+        if self.task: self.task.get_loop().call_soon_threadsafe(self.task.cancel)  # the browser may be answered by another thread
         self.task = None
         if not self.following.value: return
         try: loop = asyncio.get_running_loop()
@@ -204,7 +204,8 @@ class Dashboard(View):
         try:
             while not finished(self.config, self.records):
                 await asyncio.sleep(self.seconds)
-                if self.stamp() != self.seen: self.refresh()
+                with self.lock:
+                    if self.stamp() != self.seen: self.refresh()
         except Exception as error: self.say(f"{type(error).__name__}: {error}", wrong=True)
         self.task, self.following.value = None, False
 
