@@ -344,6 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'iris_edu.material.data_folder': ('a7_material.html#data_folder', 'iris_edu/material.py'),
                                    'iris_edu.material.describe': ('a7_material.html#describe', 'iris_edu/material.py'),
                                    'iris_edu.material.dictionary': ('a7_material.html#dictionary', 'iris_edu/material.py'),
+                                   'iris_edu.material.different_squares': ('a7_material.html#different_squares', 'iris_edu/material.py'),
                                    'iris_edu.material.distance': ('a7_material.html#distance', 'iris_edu/material.py'),
                                    'iris_edu.material.dream_facts': ('a7_material.html#dream_facts', 'iris_edu/material.py'),
                                    'iris_edu.material.episode_frames': ('a7_material.html#episode_frames', 'iris_edu/material.py'),

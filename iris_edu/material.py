@@ -8,10 +8,10 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MANIFEST', 'MARKS', 'LICENCES', 'MATERIA
            'repository', 'fingerprint', 'note', 'state', 'whole', 'name_of', 'table', 'measured', 'flat', 'kilobytes',
            'write_table', 'make_episodes', 'describe', 'episodes_file', 'make', 'check_name', 'files_of', 'inventory',
            'load_episodes', 'episode_frames', 'save_trained', 'Trained', 'load_trained', 'squares', 'soften',
-           'dictionary', 'names', 'spell', 'background', 'moves', 'Scene', 'scene', 'naming', 'lesson', 'even_batch',
-           'distance', 'practice', 'train_tokenizer', 'first_dictionary', 'codes_of', 'build_tokenizer',
-           'tokenizer_step', 'moving_error', 'ball_found', 'tokenizer_facts', 'make_tokenizer', 'changed',
-           'token_segments', 'train_world_model', 'make_dream', 'dream_facts', 'keep_run', 'make_agent',
+           'dictionary', 'different_squares', 'names', 'spell', 'background', 'moves', 'Scene', 'scene', 'naming',
+           'lesson', 'even_batch', 'distance', 'practice', 'train_tokenizer', 'first_dictionary', 'codes_of',
+           'build_tokenizer', 'tokenizer_step', 'moving_error', 'ball_found', 'tokenizer_facts', 'make_tokenizer',
+           'changed', 'token_segments', 'train_world_model', 'make_dream', 'dream_facts', 'keep_run', 'make_agent',
            'learning_rows', 'make_learning', 'load_learning']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
@@ -352,26 +352,34 @@ def squares(frames, grid):
 
 # %% ../nbs/A7_material.ipynb #b5bea154
 def soften(points):
-    "Squares (...,3·p·p) with every pixel averaged with its neighbours inside the square: a shape that moves by a pixel stays near to itself."
+    "Squares (...,3·p·p) with every pixel averaged twice with its neighbours inside the square: a shape that moves by a pixel stays near to itself."
     pictures = rearrange(points, "... (c p q) -> (...) c p q", c=3, p=isqrt(points.shape[-1] // 3))
-    return F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False).reshape(points.shape)
+    blur = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    return blur(blur(pictures)).reshape(points.shape)
 
 @torch.no_grad()
-def dictionary(frames, count, grid, draw, most=20_000, rounds=30):
-    "`count` typical squares of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1]: those nearest to the centres of k-means++ on at most `most` different ones, softened."
-    different = squares(frames, grid).flatten(0, 2).unique(dim=0)
-    different = to_float(different[torch.randperm(len(different), generator=draw)[:most]])
-    points = soften(different)
-    chosen, gaps = [0], points.new_full((len(points),), torch.inf)
+def dictionary(frames_by_game, count, grid, draw, most=10_000, scale=0.07, power=0.2):
+    "`count` typical squares of a list of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen greedily from at most `most` different ones of each game, a square that is seen n times counting n^power."
+    pictures, votes = different_squares(frames_by_game, grid, draw, most)
+    points = soften(pictures)
+    miss = torch.cdist(points, points).square_()
+    miss /= miss + scale
+    chosen, left, gain = [], torch.ones(len(points)), votes.pow(power).sum() - miss @ votes.pow(power)
     while len(chosen) < count:
-        gaps = torch.minimum(gaps, (points - points[chosen[-1]]).square().sum(1))
-        chosen.append(torch.multinomial(gaps + 1e-12, 1, generator=draw).item())
-    centres = points[chosen]
-    for _ in range(rounds):
-        near = nearest_code(points, centres)
-        size = near.bincount(minlength=count)[:, None]
-        centres = torch.where(size > 0, torch.zeros_like(centres).index_add_(0, near, points) / size.clamp(min=1), centres)
-    return different[nearest_code(centres, points)]
+        top = gain.topk(min(64, len(gain))).indices
+        gain[top] = (left - miss[top]).clamp(min=0) @ votes.pow(power)
+        best = top[gain[top].argmax()]
+        if gain[best] < gain.max(): continue
+        chosen.append(best.item())
+        left = torch.minimum(left, miss[best])
+    return pictures[chosen]
+
+def different_squares(frames_by_game, grid, draw, most):
+    "At most `most` different squares of every game, float (N,3·p·p) in [0,1], and how often each is seen, float (N,)."
+    found = [squares(frames, grid).flatten(0, 2).unique(dim=0, return_counts=True) for frames in frames_by_game]
+    kept = [torch.randperm(len(counts), generator=draw)[:most] for _, counts in found]
+    pictures, counts = (torch.cat([part[keep] for part, keep in zip(parts, kept)]) for parts in zip(*found))
+    return to_float(pictures), counts.float()
 
 def names(frames, grid, book):
     "The entry of `book` (N,3·p·p) nearest to every square of frames (B,3,H,W), in 32 bits also under autocast: int64 (B,grid,grid)."
@@ -412,9 +420,9 @@ def naming(tokenizer, frames, tokens):
         return F.cross_entropy(nearness, tokens.flatten()) + F.mse_loss(z.float(), codes[tokens.flatten()].detach())
 
 def lesson(tokenizer, frames, tokens, pasted, importance, weight):
-    "Losses of a first lesson: name the squares of frames (B,3,H,W) by `tokens` (B,h,w), and draw from these the `pasted` frames (B,3,H,W); pixels count by `importance` (B,1,H,W)."
-    drawn = tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(tokens))).float()
-    error = 2 * (drawn - pasted)
+    "Losses of a first lesson: name the squares of frames (B,3,H,W) by `tokens` (B,h,w), and draw every second of the `pasted` frames (B,3,H,W) from its tokens; pixels count by `importance` (B,1,H,W)."
+    drawn = tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(tokens[::2]))).float()
+    error, importance = 2 * (drawn - pasted[::2]), importance[::2]
     return dict(naming=naming(tokenizer, frames, tokens), reconstruction=(importance * error.abs()).mean(), squared=weight * (importance * error.square()).mean())
 
 # %% ../nbs/A7_material.ipynb #92f9aabe
@@ -460,10 +468,9 @@ def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, lesso
 
 # %% ../nbs/A7_material.ipynb #9c1d0380
 def first_dictionary(tokenizer, frames_by_game, draw):
-    "A dictionary with as many entries of each game as the codebook has room for, whose codes become the tokenizer's."
-    each = tokenizer.vocabulary // len(frames_by_game)
-    book, codes = torch.cat([dictionary(frames, each, tokenizer.grid, draw) for frames in frames_by_game]), tokenizer.quantizer.codebook.weight
-    codes.data[:len(book)] = codes_of(book, codes.shape[1], draw)
+    "A dictionary with as many entries as the codebook has room for, whose codes become the tokenizer's."
+    book, codes = dictionary(frames_by_game, tokenizer.vocabulary, tokenizer.grid, draw), tokenizer.quantizer.codebook.weight
+    codes.data[:] = codes_of(book, codes.shape[1], draw)
     return book
 
 def codes_of(book, dim, draw):
@@ -519,7 +526,7 @@ def tokenizer_facts(tokenizer, frames, court=None, batch=64):
     return facts | ({"ball": ball_found(drawn, real, still, court)} if court else {})
 
 # %% ../nbs/A7_material.ipynb #793f88a3
-def make_tokenizer(name, games, config, folder=None, updates=2_400, batch=8, learning_rate=2e-3, **options):
+def make_tokenizer(name, games, config, folder=None, updates=3_300, batch=8, learning_rate=2e-3, **options):
     "Train a tokenizer on recorded games (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
     frames, start = [episode_frames(game, "train", folder) for game in games], time.perf_counter()
     tell = options.pop("tell", lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True))
