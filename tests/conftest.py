@@ -3,10 +3,12 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -36,10 +38,11 @@ def free_port():
 
 
 def wait_for(url, process, seconds=90):
-    "Until the server answers; fails with what it wrote if it ended."
+    "Until the server answers, be it that there is no such page; fails if it ended."
     for _ in range(seconds * 5):
-        with contextlib.suppress(OSError):
-            return urllib.request.urlopen(url, timeout=5).read()
+        try: return urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError: return
+        except OSError: pass
         if process.poll() is not None: break
         time.sleep(0.2)
     raise AssertionError(f"no server at {url}")
@@ -66,11 +69,12 @@ class Lab:
         (self.folder / f"{name}.ipynb").write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
         return self.run(f"{name}.ipynb")
 
-    def page(self, url):
-        "A new page whose requests to other machines are noted and refused."
+    def page(self, url, base=None):
+        "A new page whose requests to other machines than that of `base`, the Lab's unless given, are noted and refused."
+        base = base or self.base
         page = self.browser.new_page(viewport={"width": 1500, "height": 1100})
         def check(route):
-            at_home = route.request.url.startswith((self.base, self.base.replace("http", "ws"), "data:", "blob:"))
+            at_home = route.request.url.startswith((base, base.replace("http", "ws"), "data:", "blob:"))
             badge = route.request.url.endswith("/colab-badge.svg")  # a picture in the text of every chapter, for GitHub's readers
             if not at_home and not badge: self.strangers.append(route.request.url)
             route.continue_() if at_home else route.abort()
@@ -107,14 +111,14 @@ class Lab:
 
 @contextlib.contextmanager
 def server(*command, folder, env=None):
-    "A server process in a group of its own that does not outlive the tests."
+    "A server process in a group of its own that does not outlive the tests, nor do its children."
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(command, cwd=folder, env=os.environ | (env or {}), stdout=log, stderr=log, start_new_session=True)
     try: yield process
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired): process.wait(10)
-        process.kill()
+        with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
         log.close()
 
 

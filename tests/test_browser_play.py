@@ -1,5 +1,9 @@
 """The dream pad in a real browser: keys, buttons, the agent, and what happens when nobody looks."""
+import sys
+from pathlib import Path
+
 import pytest
+from conftest import free_port, server, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,22 @@ def test_it_stops_when_its_cell_is_run_again(lab, page):
     page.evaluate("window.jupyterapp.shell.currentWidget.content.activeCellIndex = 0; window.jupyterapp.commands.execute('notebook:clear-cell-output')")
     until(page, lambda: (lab.folder / "gone.txt").exists() and (lab.folder / "gone.txt").read_text())
     assert (lab.folder / "gone.txt").read_text().startswith("True")
+
+
+def test_the_command_shows_the_pad_without_a_cell(lab, tmp_path):
+    "`iris-edu play` serves a page with the pad alone; it plays by key, and asks no other machine (the fixture looks)."
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    with server(Path(sys.executable).with_name("iris-edu"), "play", "catch-small", "--no-browser", f"--port={port}", folder=tmp_path) as process:
+        wait_for(f"{base}/no-such-page", process)  # a page of its own would start a kernel
+        page = lab.page(base, base)
+        page.get_by_role("button", name="play", exact=True).click(timeout=60_000)
+        until(page, lambda: step(lab, page) >= 2)
+        screen = lab.gallery(page, "the game").locator("[role=application]")
+        screen.click()
+        page.keyboard.down("ArrowRight")
+        until(page, lambda: words(lab, page).split(",")[0].endswith("right") or "ended" in words(lab, page))
+        page.keyboard.up("ArrowRight")
+        lab.keep(page, "iris_edu_play")
+        assert page.locator(".jp-InputArea, .jp-CodeCell .cm-editor").count() == 0 and page.get_by_role("button", name="save GIF").count() == 1
+        page.close()
