@@ -120,3 +120,32 @@ def test_dead_codes_are_told_from_used_ones():
     words = widgets.read_vocabulary(Half(), torch.rand(3, 3, 8, 8))
     assert words.counts.tolist() == [6, 6, 0, 0] and words.pictures[2].equal(words.pictures[3])
     assert widgets.occurrences(words, 2) == [] and [frame for frame, _ in widgets.occurrences(words, 1)] == [0, 1, 2]
+
+
+def test_a_sketch_changes_the_picture_a_little_and_the_dream_not_at_all(catch):
+    "Same dice, same actions: the same words, rewards and endings; frames that differ by less than a grey level on average."
+    trained, recording = catch
+    games = [play.Game(trained, recording), play.Game(trained._replace(tokenizer=play.Sketching(trained.tokenizer)), recording)]
+    for one in games: one.start(True, 10)
+    for t in range(8):
+        exact, sketch = (one.step(t % 3) for one in games)
+        assert exact[1:] == sketch[1:] and torch.equal(games[0].state.tokens, games[1].state.tokens)
+        assert 0 < abs(exact.frame.astype(float) - sketch.frame).mean() < 1
+
+
+@pytest.mark.parametrize("sketch, taken", [(1.0, True), (1.9, False), (3.0, False)])
+def test_the_pad_sketches_only_where_that_is_faster(catch, monkeypatch, sketch, taken):
+    monkeypatch.setattr(play, "side_by_side", lambda calls, *args, **options: [call() for call in calls.values()] and {"exact": 2.0, "sketch": sketch})
+    pad = play.DreamPad(*catch)
+    assert isinstance(pad.game.trained.tokenizer, play.Sketching) == taken
+    pad.once.click()
+    assert len(pad.game.steps) == 1 and not pad.voice.wrong
+
+
+def test_the_browser_is_asked_at_every_third_picture(catch):
+    pad = play.DreamPad(*catch)
+    beats = [pad.screen.beat]
+    for _ in range(6):
+        pad.advance()
+        beats.append(pad.screen.beat)
+    assert [beat - beats[0] for beat in beats] == [0, 0, 1, 1, 1, 2, 2]
