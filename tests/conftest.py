@@ -122,28 +122,32 @@ def server(*command, folder, env=None):
         log.close()
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    "The Lab; at the end nobody may have asked another machine for anything."
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
-    path, folder, settings, token = chromium(), tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings"), "test"
+@contextlib.contextmanager
+def open_lab(driver, new_folder):
+    "A Lab in folders that new_folder(name) makes; JupyterLab is that of LAB_PYTHON, if the environment names one, to try an older front end."
+    path, folder, settings, token = chromium(), new_folder("lab"), new_folder("settings"), "test"
     tracker = settings / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
-    tracker.write_text('{"windowingMode": "none"}')  # draw every cell, also those below the fold
+    tracker.write_text('{"windowingMode": "none", "numberCellsToRenderDirectly": 999}')  # draw every cell, also those below the fold
     news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}",
+    command = [os.environ.get("LAB_PYTHON", sys.executable), "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}",
                f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
-    env = {"JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path_factory.mktemp("workspaces"))}
+    env = {"JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(new_folder("workspaces"))}
     with server(*command, folder=folder, env=env) as process:
         wait_for(f"http://127.0.0.1:{port}/api", process)
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=path, args=FLAGS)
-            found = Lab(browser, f"http://127.0.0.1:{port}", token, folder)
-            yield found
-            browser.close()
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield Lab(browser, f"http://127.0.0.1:{port}", token, folder)
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    "The Lab; at the end nobody may have asked another machine for anything."
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    with playwright.sync_playwright() as driver, open_lab(driver, tmp_path_factory.mktemp) as found: yield found
     assert not found.strangers, f"the page asked other machines: {set(found.strangers)}"
 
 
