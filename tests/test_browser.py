@@ -56,3 +56,17 @@ def test_what_is_read_aloud(lab, page):
         if pictures: assert grid.get_attribute("role") in ("grid", "img", "application") and grid.get_attribute("aria-label")
         labels = [cell.get_attribute("aria-label") for cell in gallery.get_by_role("gridcell").all()[:20]]
         assert all(labels) and len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("chapter, titles", [
+    ("00_tour", ["the game"]), ("A8_futures", ["dream, same actions", "press a step of the dream"]),
+    ("A10_play", ["the game"]), ("A11_dashboard", [])])
+def test_the_other_chapters_draw_their_views(lab, chapter, titles):
+    "The chapter is run from its first cell to its last; every view in it has drawn pictures of more than one colour, and says a sentence."
+    page = lab.notebook(chapter)
+    galleries = page.locator(".iris-gallery")
+    galleries.first.wait_for(timeout=60_000)
+    for title in titles: assert len(set(lab.picture(lab.gallery(page, title)))) > 2, title
+    if chapter != "A11_dashboard": page.wait_for_function("[...document.querySelectorAll('.iris-status')].some(e => e.textContent.length > 20)", timeout=20_000)
+    galleries.last.scroll_into_view_if_needed()
+    lab.keep(page, f"chapter_{chapter}")
