@@ -229,10 +229,10 @@ def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
 
 @pytest.mark.parametrize("name, game", [("pong-breakout", "Pong"), ("pong-breakout", "Breakout"), ("alien-16", "Alien"), ("alien-64", "Alien")])
 def test_mixed_precision_changes_few_codes_and_the_losses_by_less_than_a_tenth(name, game):
-    tokenizer, frames = load_trained(name).tokenizer, to_float(episode_frames(game)[::50])
+    tokenizer, frames = load_trained(name).tokenizer, to_float(episode_frames(game)[::10])
     with torch.autocast("cpu", torch.bfloat16): mixed = tokenizer.encode(frames)
     assert (mixed != tokenizer.encode(frames)).float().mean() < 0.01
-    batches, losses = frames.split(8), {}
+    batches, losses = frames[::5].split(8), {}
     for enabled in (False, True):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled): losses[enabled] = [tokenizer.loss(batch) for batch in batches]
     for term in ("reconstruction", "commitment"):
