@@ -8,7 +8,7 @@ __all__ = ['KEYS', 'ASK_EVERY', 'STAY_HOME', 'opened', 'recorded', 'real_game', 
            'play_page', 'serve_pad']
 
 # %% ../nbs/A10_play.ipynb #173107c7
-import asyncio, json, socket, subprocess, sys, tempfile, time
+import asyncio, contextlib, json, socket, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -261,7 +261,7 @@ class DreamPad(StepPad):
         controls = [self.where, self.who, self.frame, self.heat, self.rate, row(self.go, self.once, self.again), row(self.save, self.gif), self.mind]
         self.children = [row(self.screen, ipywidgets.VBox(controls)), row(*self.actions), self.voice]
         for button, handler in ((self.go, self.toggle), (self.save, self.save_session), (self.gif, self.save_gif)): self.when(button, handler)
-        self.screen.heard["drawn"] = lambda content: self.wake()
+        self.screen.heard["drawn"] = lambda content: self.rouse(self.drawn)
         self.restart()
 
     def restart(self):
@@ -285,7 +285,7 @@ class DreamPad(StepPad):
         if self.game.now.ended: self.start_again()
         try: loop = asyncio.get_running_loop()
         except RuntimeError: raise UserError("Nothing can run here beside the cell; use step, or open the notebook in JupyterLab.") from None
-        self.go.description, self.drawn = "pause", asyncio.Event()
+        self.go.description, self.drawn, self.pressed = "pause", asyncio.Event(), asyncio.Event()
         self.playing = loop.create_task(self.run())
         self.say("Playing.")
 
@@ -293,13 +293,18 @@ class DreamPad(StepPad):
         "Let the loop, if it runs, end before its next step."
         self.playing, self.go.description = None, "play"
 
-    def wake(self):
-        "The browser has drawn; it may say so to another thread than the loop's."
-        if task := self.playing: task.get_loop().call_soon_threadsafe(self.drawn.set)
+    def key(self, content):
+        "A key went down or up; one that went down is answered at once, before the next step is due."
+        super().key(content)
+        if content["down"] and self.playing: self.rouse(self.pressed)
+
+    def rouse(self, event):
+        "Tell the loop, perhaps from another thread, that the browser has drawn or that a key is down."
+        if task := self.playing: task.get_loop().call_soon_threadsafe(event.set)
 
     async def run(self, patience=3.0):
         "Step after step at the wanted rate; while the browser draws some the next ones are dreamt, but none further."
-        drawn, me, patient = self.drawn, asyncio.current_task(), sys.getswitchinterval()
+        drawn, pressed, me, patient = self.drawn, self.pressed, asyncio.current_task(), sys.getswitchinterval()
         drawn.set()
         sys.setswitchinterval(0.0005)  # other threads of the kernel answer the browser meanwhile, and should not hold a step up
         try:
@@ -309,7 +314,9 @@ class DreamPad(StepPad):
                 if self.screen.beat > beat:
                     await asyncio.wait_for(drawn.wait(), patience)
                     drawn.clear()
-                await asyncio.sleep(max(0.001, 1 / self.rate.value - (time.monotonic() - began)))
+                rest = max(0.001, 1 / self.rate.value - (time.monotonic() - began))
+                with contextlib.suppress(asyncio.TimeoutError): await asyncio.wait_for(pressed.wait(), rest)
+                pressed.clear()
         except Exception as error: self.stopped(me, error)
         finally: sys.setswitchinterval(patient)
 

@@ -1,4 +1,4 @@
-"""How smooth the dream pad is in JupyterLab and Chromium on this machine: python tests/bench_pad.py [pong-dream]"""
+"""How smooth the dream pad is in JupyterLab and Chromium on this machine: python tests/bench_pad.py [pong-dream [15]], a model and pictures a second"""
 import statistics
 import sys
 import tempfile
@@ -13,7 +13,7 @@ PRESS = """() => { const at = performance.now(), screen = document.querySelector
     for (const kind of ['keydown', 'keyup']) screen.dispatchEvent(new KeyboardEvent(kind, {key: 'ArrowLeft', bubbles: true})); return at; }"""
 
 def measure(page, presses=20):
-    "Median ms between two pictures at full speed, and from a key to the picture of its action."
+    "Median ms between two pictures, and from a key to the picture of its action."
     page.evaluate(WATCH)
     page.get_by_role("button", name="play", exact=True).click()
     waits = []
@@ -26,8 +26,8 @@ def measure(page, presses=20):
     return statistics.median(b - a for a, b in zip(times, times[1:])), statistics.median(waits), len(waits)
 
 if __name__ == "__main__":
-    name = sys.argv[1] if len(sys.argv) > 1 else "pong-dream"
+    name, rate = (sys.argv[1:] + ["pong-dream", "15"][len(sys.argv) - 1:])[:2]
     with sync_playwright() as driver, open_lab(driver, lambda kind: Path(tempfile.mkdtemp(prefix=kind))) as lab:
-        page = lab.cells("pad", f"from iris_edu.play import DreamPad, opened\nDreamPad(*opened('{name}'), rate=30)")
+        page = lab.cells("pad", f"from iris_edu.play import DreamPad, opened\nDreamPad(*opened('{name}'), rate={rate})")
         picture, key, heard = measure(page)
-        print(f"{name}: {picture:.0f} ms a picture ({1000 / picture:.1f} a second), {key:.0f} ms from key to picture ({heard} keys)")
+        print(f"{name}, at most {rate} a second: {picture:.0f} ms a picture ({1000 / picture:.1f} a second), {key:.0f} ms from key to picture ({heard} keys)")

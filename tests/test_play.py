@@ -1,6 +1,8 @@
 """The pad without a browser: sessions that play again, files that are none, keys, and what the command line says."""
+import asyncio
 import json
 import socket
+from types import SimpleNamespace
 
 import ipywidgets
 import pytest
@@ -149,3 +151,18 @@ def test_the_browser_is_asked_at_every_third_picture(catch):
         pad.advance()
         beats.append(pad.screen.beat)
     assert [beat - beats[0] for beat in beats] == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_a_key_ends_the_rest_between_two_steps(catch):
+    "At a picture every ten seconds a key is answered long before the next one is due; a key that goes up is not."
+    async def play_on():
+        pad, steps = play.DreamPad(*catch, rate=1), []
+        pad.rate = SimpleNamespace(value=0.1)
+        pad.toggle()
+        for down in (None, False, True):
+            if down is not None: pad.key({"key": "ArrowRight", "down": down})
+            await asyncio.sleep(0.5)
+            steps.append(len(pad.game.steps))
+        pad.pause()
+        return steps, pad.game.steps[-1][0], pad.voice.wrong
+    assert asyncio.run(play_on()) == ([1, 1, 2], 2, False)
