@@ -163,7 +163,8 @@ def test_watch_ends_with_a_sentence(run, capsys, words, sentence):
 
 def test_ctrl_c_ends_with_130(run):
     code = f"import sys; from iris_edu.cli import main; sys.exit(main(['watch', {str(run[0])!r}, '--seconds', '60']))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that Ctrl-C is ignored
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert "Catch" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
