@@ -359,15 +359,15 @@ def soften(points):
 
 @torch.no_grad()
 def dictionary(frames_by_game, count, grid, draw, most=10_000, scale=0.07, power=0.2):
-    "`count` typical squares of a list of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen greedily from at most `most` different ones of each game, a square that is seen n times counting n^power."
-    pictures, votes = different_squares(frames_by_game, grid, draw, most)
-    points = soften(pictures)
+    "`count` typical squares of a list of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen greedily from at most `most` different ones of each game, one that is seen n times counting n^power; N squares take 8·N² bytes."
+    pictures, seen = different_squares(frames_by_game, grid, draw, most)
+    points, votes = soften(pictures), seen.pow(power)
     miss = torch.cdist(points, points).square_()
     miss /= miss + scale
-    chosen, left, gain = [], torch.ones(len(points)), votes.pow(power).sum() - miss @ votes.pow(power)
+    chosen, left, gain = [], torch.ones(len(points)), votes.sum() - miss @ votes
     while len(chosen) < count:
         top = gain.topk(min(64, len(gain))).indices
-        gain[top] = (left - miss[top]).clamp(min=0) @ votes.pow(power)
+        gain[top] = (left - miss[top]).clamp(min=0) @ votes
         best = top[gain[top].argmax()]
         if gain[best] < gain.max(): continue
         chosen.append(best.item())

@@ -240,6 +240,7 @@ class Sketching:
     def __init__(self, tokenizer): self.tokenizer = tokenizer
     def __getattr__(self, name): return getattr(self.tokenizer, name)
     def decode(self, tokens):
+        "tokens (...,K) -> frames (...,3,H,W) in [0,1], float32."
         with torch.autocast("cpu", torch.bfloat16): return self.tokenizer.decode(tokens).float()
 
 @torch.no_grad()
