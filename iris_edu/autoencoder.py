@@ -99,6 +99,7 @@ class AttentionBlock(nn.Module):
         self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
 
     def forward(self, x):
+        "x (B,C,H,W) -> (B,C,H,W): every position reads all others."
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(mixed, "b 1 (h w) c -> b c h w", h=x.shape[2]))
@@ -148,6 +149,7 @@ class PatchEncoder(nn.Module):
         self.body = nn.Sequential(nn.Linear(3 * self.patch**2, 2 * config.latent), nn.SiLU(), nn.Linear(2 * config.latent, config.latent))
 
     def forward(self, frames):
+        "frames (B,3,H,W) in [0,1] -> latent (B,D,h,w), each from its own patch."
         patches = rearrange(2 * frames - 1, "b c (h p) (w q) -> b h w (c p q)", p=self.patch, q=self.patch)
         return rearrange(self.body(patches), "b h w d -> b d h w")
 

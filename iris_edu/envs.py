@@ -253,6 +253,7 @@ class Catch(gym.Env):
         return ["LEFT", "STAY", "RIGHT"]
 
     def reset(self, *, seed=None, options=None):
+        "A new game -> (frame uint8 (H,W,3), {})."
         super().reset(seed=seed)
         self.left, self.basket = [self.apples, self.bombs], self.start
         self._next_object()
@@ -264,6 +265,7 @@ class Catch(gym.Env):
         self.kind, self.row, self.column = ("apple", "bomb")[kind], 0, int(self.np_random.integers(8))
 
     def step(self, action):
+        "action 0 left, 1 stay, 2 right -> (frame, reward, terminated, truncated, {})."
         self.basket = min(max(self.basket + int(action) - 1, 0), 6)
         if self.row == 7:
             self._next_object()
@@ -279,6 +281,7 @@ class Catch(gym.Env):
         return (1.0 if caught else -1.0), False
 
     def render(self):
+        "The frame uint8 (H,W,3)."
         return draw_catch(self.basket, self.kind, self.row, self.column, *self.left)
 
 # %% ../nbs/01_envs.ipynb #6cbb4f57

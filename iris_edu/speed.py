@@ -76,6 +76,7 @@ def first_line(error):
 class RowByRow(nn.Linear):
     "A Linear layer, (..., inputs) -> (..., outputs), written so that a compiler reads its weights once, in the order of memory."
     def forward(self, x):
+        "x (...,inputs) -> (...,outputs), as nn.Linear."
         x = x.as_strided(x.shape, x.stride())  # keeps the compiler from working x out again for every row of the weights
         y = (x.unsqueeze(-2) * self.weight).sum(-1)
         return y if self.bias is None else y + self.bias

@@ -294,6 +294,7 @@ class SquaredDistance(nn.Module):
         super().__init__()
 
     def forward(self, x, y):
+        "frames x, y (B,3,H,W) -> distances (B,)."
         return (x - y).square().mean((1, 2, 3))
 
 # %% ../nbs/04_tokenizer.ipynb #0c507e9d
