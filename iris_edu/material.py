@@ -8,11 +8,11 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MANIFEST', 'MARKS', 'LICENCES', 'MATERIA
            'repository', 'fingerprint', 'note', 'state', 'whole', 'name_of', 'table', 'measured', 'flat', 'kilobytes',
            'write_table', 'make_episodes', 'describe', 'episodes_file', 'make', 'check_name', 'files_of', 'inventory',
            'load_episodes', 'episode_frames', 'save_trained', 'Trained', 'load_trained', 'squares', 'soften',
-           'dictionary', 'different_squares', 'names', 'spell', 'background', 'moves', 'Scene', 'scene', 'naming',
-           'lesson', 'even_batch', 'distance', 'practice', 'train_tokenizer', 'first_dictionary', 'codes_of',
-           'build_tokenizer', 'tokenizer_step', 'moving_error', 'ball_found', 'tokenizer_facts', 'make_tokenizer',
-           'changed', 'token_segments', 'train_world_model', 'make_dream', 'dream_facts', 'keep_run', 'make_agent',
-           'learning_rows', 'make_learning', 'load_learning']
+           'dictionary', 'typical', 'different_squares', 'names', 'spell', 'background', 'moves', 'Scene', 'scene',
+           'chance', 'naming', 'lesson', 'mixed', 'views', 'even_batch', 'distance', 'practice', 'train_tokenizer',
+           'first_dictionary', 'codes_of', 'build_tokenizer', 'tokenizer_step', 'moving_error', 'ball_found',
+           'tokenizer_facts', 'make_tokenizer', 'changed', 'token_segments', 'train_world_model', 'make_dream',
+           'dream_facts', 'keep_run', 'make_agent', 'learning_rows', 'make_learning', 'load_learning']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
 import csv, dataclasses, hashlib, json, re, time
@@ -372,7 +372,13 @@ def dictionary(frames_by_game, count, grid, draw, most=10_000, scale=0.07, power
         if gain[best] < gain.max(): continue
         chosen.append(best.item())
         left = torch.minimum(left, miss[best])
-    return pictures[chosen]
+    return pictures[typical(miss, torch.tensor(chosen), seen)]
+
+def typical(miss, chosen, seen):
+    "For each of the `chosen` squares, the most central of all that are nearest to it: `miss` (N,N) says how far each is from each, `seen` (N,) how often it occurs."
+    nearest = miss[chosen].argmin(0)
+    groups = [(nearest == entry).nonzero().flatten() for entry in range(len(chosen))]
+    return torch.tensor([group[(miss[group][:, group] @ seen[group]).argmin()] if len(group) else chosen[entry] for entry, group in enumerate(groups)])
 
 def different_squares(frames_by_game, grid, draw, most):
     "At most `most` different squares of every game, float (N,3·p·p) in [0,1], and how often each is seen, float (N,)."
@@ -399,9 +405,10 @@ def moves(frames, still, threshold=0.05):
     return (frames - still).abs().amax(1, keepdim=True) > threshold
 
 class Scene(NamedTuple):
-    "A game as training sees it: uint8 frames (T,3,H,W), the names of their squares (T,grid,grid), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
+    "A game as training sees it: uint8 frames (T,3,H,W), the names of their squares (T,grid,grid), how often each square is to be shown (grid²,T), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
     frames: torch.Tensor
     names: torch.Tensor
+    chance: torch.Tensor
     still: torch.Tensor
     weight: torch.Tensor
 
@@ -409,7 +416,11 @@ def scene(frames, grid, book, strength=1.5, power=0.8):
     "The Scene of uint8 frames (T,3,H,W): a pixel that moves in a share r of the pasted frames counts about strength / r^power."
     still, named = background(frames), torch.cat([names(to_float(part), grid, book) for part in frames.split(500)])
     often = sum(moves(spell(part, book), still).float().sum(0) for part in named.split(500)) / len(frames)
-    return Scene(frames, named, still, strength / (often + 0.001) ** power)
+    return Scene(frames, named, chance(named), still, strength / (often + 0.001) ** power)
+
+def chance(tokens, power=0.3):
+    "How often to show each square of frames with tokens (T,h,w), up to a factor: float (h·w,T), so that a word said n times in its place is shown n^power times, not n."
+    return torch.stack([place.bincount()[place] for place in tokens.flatten(1).T]).float().pow(power - 1)
 
 # %% ../nbs/A7_material.ipynb #a9db626e
 def naming(tokenizer, frames, tokens):
@@ -426,12 +437,25 @@ def lesson(tokenizer, frames, tokens, pasted, importance, weight):
     return dict(naming=naming(tokenizer, frames, tokens), reconstruction=(importance * error.abs()).mean(), squared=weight * (importance * error.square()).mean())
 
 # %% ../nbs/A7_material.ipynb #92f9aabe
+def mixed(scene, count, draw):
+    "`count` frames put together from squares of different frames, each in its place and the rare ones more often: uint8 (count,3,H,W), and their names (count,grid,grid)."
+    grid = scene.names.shape[-1]
+    rows = torch.multinomial(scene.chance, count, replacement=True, generator=draw).view(grid, grid, count)
+    places = rows, torch.arange(grid)[:, None, None], torch.arange(grid)[:, None]
+    parts = rearrange(scene.frames, "t c (h p) (w q) -> t h w c p q", h=grid, w=grid)[places]
+    return rearrange(parts, "h w b c p q -> b c (h p) (w q)"), rearrange(scene.names[places], "h w b -> b h w")
+
+def views(scene, count, draw):
+    "`count` frames of a Scene, half of them `mixed`, and their names."
+    row = torch.randint(len(scene.frames), (count - count // 2,), generator=draw)
+    return [torch.cat(pair) for pair in zip((scene.frames[row], scene.names[row]), mixed(scene, count // 2, draw))]
+
 def even_batch(scenes, count, draw, book):
     "About `count` random frames, as many of each Scene: the frames float (count,3,H,W), their names, the pasted frames, and what pixels count, (count,1,H,W) with mean 1."
-    rows = [torch.randint(len(one.frames), (count // len(scenes),), generator=draw) for one in scenes]
-    frames, tokens = (torch.cat([getattr(one, column)[row] for one, row in zip(scenes, rows)]) for column in ("frames", "names"))
+    each = count // len(scenes)
+    frames, tokens = (torch.cat(parts) for parts in zip(*[views(one, each, draw) for one in scenes]))
     pasted = spell(tokens, book)
-    importance = torch.cat([1 + one.weight * moves(part, one.still) for one, part in zip(scenes, pasted.split(len(rows[0])))])
+    importance = torch.cat([1 + one.weight * moves(part, one.still) for one, part in zip(scenes, pasted.split(each))])
     return to_float(frames).contiguous(), tokens, pasted.contiguous(), importance / importance.mean()
 
 # %% ../nbs/A7_material.ipynb #74462c2d
@@ -526,7 +550,7 @@ def tokenizer_facts(tokenizer, frames, court=None, batch=64):
     return facts | ({"ball": ball_found(drawn, real, still, court)} if court else {})
 
 # %% ../nbs/A7_material.ipynb #793f88a3
-def make_tokenizer(name, games, config, folder=None, updates=3_300, batch=8, learning_rate=2e-3, **options):
+def make_tokenizer(name, games, config, folder=None, updates=4_000, batch=8, learning_rate=2e-3, **options):
     "Train a tokenizer on recorded games (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
     frames, start = [episode_frames(game, "train", folder) for game in games], time.perf_counter()
     tell = options.pop("tell", lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True))

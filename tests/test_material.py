@@ -313,6 +313,26 @@ def test_a_pixel_counts_more_the_more_rarely_it_moves():
     assert importance.mean().item() == pytest.approx(1) and importance[moving].min() > importance[~moving].max()
 
 
+def test_mixed_frames_keep_squares_in_their_places_and_show_rare_ones_more_often():
+    frames = torch.zeros(1_000, 3, 4, 4, dtype=torch.uint8)
+    frames[0, :, :2, :2], frames[:500, :, 2:, 2:] = 200, 100       # one frame in a thousand, and every second one
+    book = torch.stack([torch.full((3 * 2 * 2,), value / 255) for value in (0, 200, 100)])
+    scene = material.scene(frames, 2, book)
+    pictures, tokens = material.mixed(scene, 2_000, torch.Generator().manual_seed(0))
+    assert torch.equal(material.names(pictures / 255, 2, book), tokens) and pictures.dtype == torch.uint8
+    assert not pictures[:, :, :2, 2:].any() and not pictures[:, :, 2:, :2].any()
+    share = (tokens == torch.tensor([[1, 0], [0, 2]])).float().mean(0)
+    assert share[0, 0].item() == pytest.approx(1 / (1 + 999 ** 0.3), rel=0.2)  # shown n^0.3 times, not n
+    assert share[1, 1].item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_an_entry_is_the_most_seen_of_the_squares_it_stands_for():
+    miss = torch.tensor([[0, 0.1, 0.1, 1], [0.1, 0, 0.2, 1], [0.1, 0.2, 0, 1], [1, 1, 1, 0]])
+    seen = torch.tensor([1., 50, 1, 1])
+    assert material.typical(miss, torch.tensor([0, 3]), seen).tolist() == [1, 3]
+    assert material.typical(torch.zeros(2, 2), torch.tensor([0, 1]), seen[:2]).tolist() == [0, 1]  # the second stands for nothing and stays
+
+
 def test_a_ball_is_found_where_it_is_and_nowhere_else():
     frames = torch.zeros(4, 3, 16, 16)
     for t in range(3): frames[t, :, 5 + t, 6] = 0.5                              # the fourth frame has no ball
