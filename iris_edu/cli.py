@@ -68,7 +68,7 @@ def train(arguments):
         training.open_run(config, run_dir)
         return print(f"{run_dir} is finished: all {config.training.epochs} epochs are done; see it with iris-edu report {run_dir}")
     if options.max_epochs is not None and options.max_epochs < 1: raise UserError(f"--max-epochs is {options.max_epochs}: it must be at least 1")
-    callbacks = (training.Progress, training.Pictures, *([training.TensorBoard] if options.tensorboard else []))
+    callbacks = (training.Progress, *([training.TensorBoard] if options.tensorboard else []))
     print(f"{'going on with' if runs.has_checkpoint(run_dir) else 'starting'} {run_dir}: {config.env.game}, preset {preset}, seed {config.seed}")
     trainer = training.train(config, run_dir, options.max_epochs, callbacks)
     print(f"epoch {trainer.epoch} of {config.training.epochs} is done; the same command goes on" if trainer.epoch < config.training.epochs

@@ -81,7 +81,7 @@ def progress(config, records):
 
 # %% ../nbs/A11_dashboard.ipynb #a48b86ee
 def pictures(run_dir):
-    "The pictures of a run by epoch, oldest first: {epoch: path}; the callback Pictures writes them (chapter 09)."
+    "The pictures of a run by epoch, oldest first: {epoch: path}; evaluation writes them (chapter 09)."
     return {int(path.stem.split("_")[1]): path for path in sorted(Path(run_dir).glob("pictures/epoch_*.png"))}
 
 def table(records):

@@ -39,7 +39,7 @@ from .imagination import Dream, ImaginationConfig
 from .evaluation import evaluate_run, k_step_error
 from .speed import one_thread
 from .runs import generator, load_weights, read_metrics, versions
-from .training import LEARNERS, PRESETS, Agent, Config, build_agent, config_from_dict, config_to_dict, load_run, read_config, resolve, train
+from .training import LEARNERS, PRESETS, Agent, Config, build_agent, build_dream, config_from_dict, config_to_dict, load_run, read_config, resolve, train
 
 # %% ../nbs/A7_material.ipynb #8f05e6ba
 def hold(count, draw, keep=0.8, weights=None):
@@ -313,8 +313,7 @@ class Trained(NamedTuple):
         return [getattr(self, part) for part in parts]
 
     agent = property(lambda self: Agent(*self.need(*LEARNERS)).eval(), doc="The whole agent (chapter 09).")
-    dream = property(lambda self: Dream(*self.need("tokenizer", "world_model"), resolve(self.config.parts.token_sampler)(self.config.imagination),
-                                        self.config.imagination), doc="The dream of its world model (chapter 07).")
+    dream = property(lambda self: self.need("tokenizer", "world_model") and build_dream(self, self.config), doc="The dream of its world model (chapter 07).")
 
 # %% ../nbs/A7_material.ipynb #9e17d2ce
 def load_trained(name, folder=None):

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from . import plots
-from .imagination import Dream
 from .replay import atomic_write
 from .runs import generator, read_metrics
-from .training import evaluate_policy, load_run, read_config, reenact, resolve, to_frames
+from .training import evaluate_policy, load_run, read_config, build_dream, reenact, resolve, to_frames
 
 # %% ../nbs/A5_report.ipynb #e3710e71
 def embed(picture, alt):
@@ -40,8 +39,7 @@ def scenes(config, agent, seed=0):
     start = eventful(episode.frames, config.world_model.steps)
     window = slice(start, start + config.world_model.steps)
     real, actions = to_frames(list(episode.frames[window]), "cpu")[None], torch.as_tensor(episode.actions[window])[None]
-    sampler = resolve(config.parts.token_sampler)(config.imagination)
-    reconstruction, dreamt = reenact(Dream(agent.tokenizer, agent.world_model, sampler, config.imagination), real, actions, generator(seed, "report"))
+    reconstruction, dreamt = reenact(build_dream(agent, config), real, actions, generator(seed, "report"))
     few = slice(0, None, max(1, real.shape[1] // 4))
     tokens = agent.tokenizer.encode(real[0, few])
     return (plots.show_tokens(real[0, few], tokens), plots.show_frames([real[0], reconstruction[0], dreamt[0]], row_labels=["real", "reconstruction", "dream"]),

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'PRECISIONS', 'EXECUTIONS', 'PRESETS', 'LEARNERS', 'LOSSES', 'FREE', 'TrainingConfig', 'Parts', 'Config',
-           'config_to_dict', 'config_from_dict', 'resolve', 'Agent', 'build_agent', 'build_optimizers', 'of_learner',
-           'to_frames', 'Collector', 'collect', 'explore', 'finished_returns', 'restore_collector', 'replay_open_game',
-           'Draws', 'make_draws', 'Kept', 'frozen_views', 'ExecutionPlan', 'Plain', 'tokenizer_losses',
-           'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy', 'collect_epoch',
-           'experience_path', 'update_epoch', 'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent',
-           'held_out', 'has_started', 'learns', 'replay_of', 'background_evaluation', 'evaluate_checkpoint', 'save',
-           'resume', 'Trainer', 'timed', 'pick_device', 'set_precision', 'pick_execution', 'Callback', 'Progress',
-           'summary', 'reenact', 'Pictures', 'TensorBoard', 'train', 'begin', 'open_run', 'read_config', 'differences',
-           'load_run', 'keep_memory']
+           'config_to_dict', 'config_from_dict', 'resolve', 'Agent', 'build_agent', 'build_dream', 'build_optimizers',
+           'of_learner', 'to_frames', 'Collector', 'collect', 'explore', 'finished_returns', 'restore_collector',
+           'replay_open_game', 'Draws', 'make_draws', 'Kept', 'frozen_views', 'ExecutionPlan', 'Plain',
+           'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite', 'Played', 'evaluate_policy',
+           'collect_epoch', 'experience_path', 'update_epoch', 'revive', 'update_once', 'autocast', 'evaluate_epoch',
+           'evaluate_agent', 'held_out', 'has_started', 'learns', 'replay_of', 'reenact', 'write_picture',
+           'background_evaluation', 'evaluate_checkpoint', 'save', 'resume', 'Trainer', 'timed', 'pick_device',
+           'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'begin',
+           'open_run', 'read_config', 'differences', 'load_run', 'keep_memory']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import ctypes, dataclasses, importlib, json, os, subprocess, sys, threading, time
@@ -267,6 +267,10 @@ def build_agent(config, actions):
     world_model = part("world_model")(config.world_model, config.transformer, tokenizer.vocabulary, actions, tokenizer.tokens_per_frame,
                                       attention=part("attention"), positions=part("positions"), layout=part("layout"), heads=part("heads"))
     return Agent(tokenizer, world_model, part("policy")(config.actor_critic, actions, config.autoencoder.size))
+
+def build_dream(agent, config):
+    "The dream (chapter 07) of anything with a tokenizer and a world model, with the sampler of the configuration."
+    return Dream(agent.tokenizer, agent.world_model, resolve(config.parts.token_sampler)(config.imagination), config.imagination)
 
 # %% ../nbs/09_training.ipynb #f0436915
 LEARNERS = ("tokenizer", "world_model", "actor_critic")
@@ -557,20 +561,22 @@ def autocast(trainer):
 # %% ../nbs/09_training.ipynb #4f23a115
 def evaluate_epoch(trainer):
     "The metrics of `evaluate_agent` for the trainer's agent as it is now."
-    return evaluate_agent(trainer.agent, trainer.config, trainer.epoch, trainer.device)
+    return evaluate_agent(trainer.agent, trainer.config, trainer.epoch, trainer.device, trainer.run_dir)
 
-def evaluate_agent(agent, config, epoch, device):
-    "Play evaluation episodes; returns of the policy, losses on the frames it saw, use of the codebook."
+def evaluate_agent(agent, config, epoch, device, run_dir=None):
+    "Play evaluation episodes; returns of the policy, losses on the frames it saw, use of the codebook; a run folder gets a picture of them."
     played = evaluate_policy(agent, lambda: resolve(config.parts.environment)(config.env, train=False), config.training.evaluate_episodes,
                              derive_seed(config.seed, "evaluate", epoch), config.training.evaluate_temperature, keep=500, device=device)
     totals = np.array([episode.total for episode in played])
     metrics = {"return": float(totals.mean()), "return_std": float(totals.std()), "episodes": len(played), "length": float(np.mean([e.length for e in played]))}
-    return metrics | held_out(agent, config, epoch, played, device)
+    replay = replay_of(played, config, device)
+    if run_dir: write_picture(agent, config, epoch, replay, run_dir)
+    return metrics | held_out(agent, config, epoch, replay)
 
 @torch.no_grad()
-def held_out(agent, config, epoch, played, device):
-    "Losses of tokenizer and world model, and codebook use, on evaluation episodes; only of learners that have started."
-    replay, draw = replay_of(played, config, device), generator(config.seed, "held-out", epoch)
+def held_out(agent, config, epoch, replay):
+    "Losses of tokenizer and world model, and codebook use, on a replay of evaluation episodes; only of learners that have started."
+    draw = generator(config.seed, "held-out", epoch)
     frames = to_float(replay.sample(config.training.tokenizer_batch, 1, draw).frames[:, 0])
     batch, metrics = replay.sample(config.training.world_model_batch, config.world_model.steps, draw), {}
     if has_started(config, "tokenizer", epoch):
@@ -598,6 +604,26 @@ def replay_of(played, config, device="cpu"):
             replay.add(*step, truncated=t == last and not episode.ends[t])
     return replay
 
+# %% ../nbs/09_training.ipynb #851afe50
+@torch.no_grad()
+def reenact(dream, frames, actions, draw):
+    "Reconstruction and dream, each (B,T,3,H,W), of real frames (B,T,3,H,W) under their true actions (B,T) (Figure 3)."
+    state, dreamt = dream.begin(frames[:, 0]), []
+    for t in range(frames.shape[1]):
+        dreamt.append(state.frames)
+        if t + 1 < frames.shape[1]: state, _, _ = dream.step(state, actions[:, t], draw)
+    return dream.tokenizer.reconstruct(frames), torch.stack(dreamt, 1)
+
+def write_picture(agent, config, epoch, replay, run_dir):
+    "Write pictures/epoch_NNNN.png into a run folder: rows of reality, reconstruction and dream under the same actions, from a replay."
+    draw = make_draws(config.seed, "pictures", epoch, device=replay.frames.device)
+    batch = replay.sample(1, config.world_model.steps, draw.host)
+    real = to_float(batch.frames)
+    rows = [real[0], *(row[0] for row in reenact(build_dream(agent, config), real, batch.actions, draw.device))]
+    folder = Path(run_dir) / "pictures"
+    folder.mkdir(exist_ok=True)
+    atomic_write(folder / f"epoch_{epoch:04d}.png", lambda file: plots.strip(rows).save(file, format="PNG"))
+
 # %% ../nbs/09_training.ipynb #42d37e06
 _CHILD = "import sys; from iris_edu.training import evaluate_checkpoint; evaluate_checkpoint(*sys.argv[1:])"
 
@@ -622,7 +648,7 @@ def evaluate_checkpoint(run_dir, epoch, device):
     "What the second process does: play, and print the metrics as its last line. It ends when the first process does."
     threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
     config, agent = load_run(run_dir, device, untrained=True)
-    print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device))))
+    print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device), run_dir)))
 
 # %% ../nbs/09_training.ipynb #c0859640
 def save(trainer):
@@ -656,7 +682,7 @@ class Trainer:
         self.replay = Replay(config.replay, config.env.size, self.device, part("segment_sampler")())
         self.collector = Collector(env, self.replay, config.seed)
         self.agent = build_agent(config, num_actions(env)).to(self.device).eval()
-        self.dream = Dream(self.agent.tokenizer, self.agent.world_model, part("token_sampler")(config.imagination), config.imagination)
+        self.dream = build_dream(self.agent, config)
         self.optimizers = build_optimizers(self.agent, config.training)
         self.scalers = {name: torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16") for name in LEARNERS}
         self.tokens, self.reconstructions = frozen_views(self.replay, self.agent.tokenizer, config.training.cache_gigabytes, 2 if config.precision in ("bf16", "fp16") else 4)
@@ -760,29 +786,6 @@ def summary(record, epochs):
     return "  ".join([f"epoch {record['epoch']:>3}/{epochs}", f"{record['steps']:>6} steps", *numbers, f"{seconds:.1f} s"])
 
 # %% ../nbs/09_training.ipynb #f5c2bf18
-@torch.no_grad()
-def reenact(dream, frames, actions, draw):
-    "Reconstruction and dream, each (B,T,3,H,W), of real frames (B,T,3,H,W) under their true actions (B,T) (Figure 3)."
-    state, dreamt = dream.begin(frames[:, 0]), []
-    for t in range(frames.shape[1]):
-        dreamt.append(state.frames)
-        if t + 1 < frames.shape[1]: state, _, _ = dream.step(state, actions[:, t], draw)
-    return dream.tokenizer.reconstruct(frames), torch.stack(dreamt, 1)
-
-class Pictures:
-    "Writes pictures/epoch_NNNN.png at every evaluation: rows of reality, reconstruction and dream under the same actions."
-    def __init__(self, run_dir, config):
-        self.folder = Path(run_dir) / "pictures"
-
-    def on_epoch_end(self, trainer, epoch, record):
-        if "evaluate/return" not in record: return
-        draw = make_draws(trainer.config.seed, "pictures", epoch, device=trainer.device)
-        batch = trainer.replay.sample(1, trainer.config.world_model.steps, draw.host)
-        real = to_float(batch.frames)
-        rows = [real[0], *(row[0] for row in reenact(trainer.dream, real, batch.actions, draw.device))]
-        self.folder.mkdir(exist_ok=True)
-        atomic_write(self.folder / f"epoch_{epoch:04d}.png", lambda file: plots.strip(rows).save(file, format="PNG"))
-
 class TensorBoard:
     "Writes every metric to tensorboard/ in the run folder."
     def __init__(self, run_dir, config):
@@ -795,7 +798,7 @@ class TensorBoard:
         self.writer.flush()
 
 # %% ../nbs/09_training.ipynb #2d61b95a
-def train(config, run_dir, max_epochs=None, callbacks=(Progress, Pictures)):
+def train(config, run_dir, max_epochs=None, callbacks=(Progress,)):
     "Start, resume or recognise as finished the run in `run_dir`; returns its trainer. Same configuration and folder, same final weights."
     run_dir = open_run(config, run_dir)
     lock = lock_run(run_dir)

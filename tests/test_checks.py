@@ -15,7 +15,7 @@ from iris_edu.imagination import CategoricalSampler, imagine
 from iris_edu.replay import UniformSegments
 from iris_edu.settings import UserError
 from iris_edu.tokenizer import LPIPS, Tokenizer, VectorQuantizer
-from iris_edu.training import Pictures, Plain, Progress, TensorBoard
+from iris_edu.training import Plain, Progress, TensorBoard
 from iris_edu.transformer import CausalAttention, LearntPositions
 from iris_edu.world_model import FrameActionLayout, Heads, WorldModel
 
@@ -255,7 +255,7 @@ def test_default_passes(part):
     assert getattr(checks, f"check_{part}")(DEFAULTS[part]) is None
 
 
-@pytest.mark.parametrize("callback", [Progress, Pictures, TensorBoard])
+@pytest.mark.parametrize("callback", [Progress, TensorBoard])
 def test_callbacks_of_the_library_pass(callback): checks.check_callback(callback)
 
 

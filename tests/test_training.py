@@ -156,12 +156,14 @@ def test_background_evaluation_judges_the_agent_that_enters(tmp_path):
     "The second process finds what this one finds for the same weights, and learning goes as if nobody looked."
     busy, agent = train(BUSY, tmp_path / "busy", callbacks=()), build_agent(BUSY, 3).eval()
     for record in read_metrics(tmp_path / "busy"):
-        here = evaluate_agent(agent, BUSY, record["epoch"], torch.device("cpu"))
+        here = evaluate_agent(agent, BUSY, record["epoch"], torch.device("cpu"), tmp_path)
         assert {f"evaluate/{key}": value for key, value in here.items()}.items() <= record.items()
         agent = train(WAITS, tmp_path / "waits", max_epochs=record["epoch"], callbacks=()).agent
     assert all(a.equal(b) for a, b in zip(busy.agent.state_dict().values(), agent.state_dict().values()))
-    names = lambda run: sorted(path.name for path in (tmp_path / run).iterdir())
-    assert names("busy") == names("waits")
+    names = lambda run: {path.name for path in (tmp_path / run).iterdir()}
+    assert names("busy") == names("waits") | {"pictures"}
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+    assert len(pictures) == 3 and pictures == {path.name: path.read_bytes() for path in (tmp_path / "busy/pictures").iterdir()}
 
 
 def test_a_failing_background_evaluation_is_one_sentence(tmp_path, monkeypatch):
