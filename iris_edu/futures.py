@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['GIVEN', 'GAIN', 'LOSS', 'END', 'Story', 'life', 'real_frames', 'read', 'Unseen', 'developer', 'Futures', 'wake',
            'branch', 'holding', 'at_temperature', 'Comparison', 'square_errors', 'reenact', 'compare',
-           'first_divergence', 'rgb', 'event', 'events', 'framed', 'number_slider', 'whole_slider',
-           'RealityAgainstDream', 'distinct', 'over', 'Opinion', 'opinion', 'appraise', 'acting', 'idling', 'eventful',
-           'ManyFutures', 'n_step_weights', 'n_step_returns', 'numbers', 'Trajectory', 'dreamt_trajectory',
-           'as_picture', 'draw_returns', 'ReturnExplorer', 'figure_unrolling', 'figure_dreams', 'figure_reenactment',
-           'stages', 'figure_stages']
+           'first_divergence', 'rgb', 'event', 'events', 'framed', 'number_slider', 'whole_slider', 'Reenactment',
+           'word_map', 'ReenactmentFilm', 'RealityAgainstDream', 'distinct', 'over', 'Opinion', 'opinion', 'appraise',
+           'acting', 'idling', 'eventful', 'opinion_in_words', 'future_names', 'frame_words', 'Crossroads',
+           'ToldFutures', 'FutureTree', 'ManyFutures', 'n_step_weights', 'n_step_returns', 'numbers', 'Trajectory',
+           'written', 'dreamt_trajectory', 'as_picture', 'draw_returns', 'WrittenReturns', 'DrawnReturns',
+           'ReturnExplorer', 'figure_unrolling', 'figure_dreams', 'figure_reenactment', 'stages', 'figure_stages']
 
 # %% ../nbs/A8_futures.ipynb #941d41f5
 import io
@@ -179,25 +180,17 @@ def whole_slider(value, low, high, name):
     "A slider for a whole number that waits until it is let go."
     return ipywidgets.IntSlider(value=value, min=low, max=high, description=name, continuous_update=False, style={"description_width": "90px"})
 
-# %% ../nbs/A8_futures.ipynb #c776ba46
-class RealityAgainstDream(View):
-    "One start, the same actions: the real game, what its words draw, and a dream, with the errors of every step and where the dream first goes wrong (Figure 3)."
+# %% ../nbs/A8_futures.ipynb #736a3320
+class Reenactment(View):
+    "One start, the same actions, real and dreamt: the controls, the comparison, and where the dream first goes wrong in words; nothing is drawn."
     def __init__(self, trained, recording, start=0, steps=10, seen=2, tolerance=0.02):
         self.trained, self.recording, self.steps, self.seen, self.tolerance = trained, recording, steps, seen, tolerance
         self.tokenizer, self.develop = trained.dream.tokenizer, developer(trained.dream.tokenizer)
-        self.start, self.step = whole_slider(start, 0, len(recording) - 1, "start"), ipywidgets.IntSlider(min=0, max=steps, description="step")
+        self.start = whole_slider(start, 0, len(recording) - 1, "start")
         self.temperature, self.dice = number_slider(1, 0.1, 3, 0.1, "temperature"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
-        titles = {"real game": "real game", "words": "what its words draw · bar: pixel error", "dream": "dream, same actions · bar: pixel error, dashed where it first goes wrong",
-                  "words of the dream": "words of the dream: grey right, orange wrong, red wrong and seen · bar: share wrong"}
-        self.film = {name: Gallery(title=title, pickable=True, gap=4) for name, title in titles.items()}
-        self.large = [Gallery(title=title, zoom=176 / recording.frames.shape[1]) for title in ("real game", "its words", "dream", "dream against words")]
-        super().__init__(row(self.start, self.step), row(self.temperature, self.dice), row(*self.large), *self.film.values())
+        super().__init__(self.start, self.temperature, self.dice)
         self.when(self.start, self.begin)
         for control in (self.temperature, self.dice): self.when(control, self.redraw)
-        self.when(self.step, self.look)
-        for gallery in self.film.values(): self.when(gallery, lambda gallery=gallery: self.turn(gallery.chosen), "chosen")
-        self.begin()
-        if self.where: self.step.value = self.where[0]
 
     def begin(self):
         "Read the real game from another start."
@@ -212,23 +205,51 @@ class RealityAgainstDream(View):
         self.dreamt = reenact(at_temperature(self.trained, self.temperature.value), self.story, self.seen, self.dice.value)
         self.found = compare(self.tokenizer, self.develop, self.real, self.story, self.dreamt)
         self.where = first_divergence(self.found.apart, self.tolerance)
+        self.show()
+
+    def show(self):
+        "Say where the dream first goes wrong."
+        self.say(self.verdict())
+
+    def verdict(self):
+        "Where the dream first goes wrong, in words."
+        if not self.where: return f"In no step is a square of the dream off by more than {self.tolerance:g}."
+        step, square = self.where
+        return f"The dream first goes wrong in step {step}, row {square // self.tokenizer.grid + 1}, column {square % self.tokenizer.grid + 1}."
+
+# %% ../nbs/A8_futures.ipynb #aadd602a
+def word_map(wrong, visible):
+    "The words of T frames as pictures uint8 (T,grid,grid,3), a pixel for each: grey right, orange wrong, vermilion wrong and visible; both bool (T,K), K = grid·grid."
+    colours = np.array([rgb("#DDDDDD"), rgb(GAIN), rgb(END)], np.uint8)[(wrong.int() + visible).numpy()]
+    return colours.reshape(len(wrong), round(wrong.shape[1] ** 0.5), -1, 3)
+
+# %% ../nbs/A8_futures.ipynb #e854e683
+class ReenactmentFilm(Reenactment):
+    "A Reenactment in four rows: the real game, what its words draw, the dream, and a map of the dream's words, with the errors of every step."
+    def __init__(self, trained, recording, start=0, steps=10, seen=2, tolerance=0.02):
+        titles = {"real game": "real game", "words": "what its words draw · bar: pixel error", "dream": "dream, same actions · bar: pixel error, dashed where it first goes wrong",
+                  "words of the dream": "words of the dream: grey right, orange wrong, red wrong and seen · bar: share wrong"}
+        self.film = {name: Gallery(title=title, pickable=True, gap=4) for name, title in titles.items()}
+        super().__init__(trained, recording, start, steps, seen, tolerance)
+        self.children = [*self.children[:-1], *self.film.values(), self.voice]
+
+    def show(self):
+        "Draw the four rows, then say where the dream first goes wrong."
         self.show_films()
-        self.step.max = len(self.real) - 1
-        self.look()
+        super().show()
 
     def show_films(self):
         "Draw the four rows."
         found, blur, error = self.found, *((frames - self.real).abs().mean((1, 2, 3)).tolist() for frames in (self.found.spelt, self.found.dreamt))
-        seen, scale = found.wrong & (found.apart > self.tolerance), max(*blur, *error, 1e-6)
+        visible, scale = found.wrong & (found.apart > self.tolerance), max(*blur, *error, 1e-6)
         told, heard, marked = events(*self.story[2:]), events(*self.dreamt[2:]), [self.where[0]] if self.where else []
-        map_ = np.array([rgb("#DDDDDD"), rgb(GAIN), rgb(END)], np.uint8)[(found.wrong.int() + seen).numpy()].reshape(len(seen), self.tokenizer.grid, -1, 3)
         counts, count = found.wrong.sum(1).tolist(), found.wrong.shape[1]
         self.show_film("real game", self.given(found.real), [f"{t} {word}" for t, word in enumerate(told)], told)
         self.show_film("words", found.spelt, [f"{x:.3f}" for x in blur], [f"pixel error {x:.3f}" for x in blur], bars=[x / scale for x in blur])
         self.show_film("dream", self.given(found.dreamt), [f"{x:.3f} {word}" for x, word in zip(error, heard)],
                        [f"pixel error {x:.3f} {word}" for x, word in zip(error, heard)], bars=[x / scale for x in error], marked=marked)
-        self.show_film("words of the dream", map_, [f"{n} of {count}" for n in counts],
-                       [f"{n} wrong, {m} of them seen" for n, m in zip(counts, seen.sum(1).tolist())], bars=[n / count for n in counts], marked=marked)
+        self.show_film("words of the dream", word_map(found.wrong, visible), [f"{n} of {count}" for n in counts],
+                       [f"{n} wrong, {m} of them seen" for n, m in zip(counts, visible.sum(1).tolist())], bars=[n / count for n in counts], marked=marked)
 
     def given(self, frames):
         "Frames (T,3,H,W) as uint8, those that the dream is given with a green border."
@@ -238,6 +259,25 @@ class RealityAgainstDream(View):
         "Draw one row, a label in words for each picture."
         labels = [f"{name}, step {t}" + ", given" * (t < self.seen) + (f", {word}" if word else "") for t, word in enumerate(words)]
         self.film[name].show(pictures, columns=len(labels), zoom=64 / to_uint8(pictures).shape[2], texts=texts, labels=labels, **traits)
+
+# %% ../nbs/A8_futures.ipynb #c776ba46
+class RealityAgainstDream(ReenactmentFilm):
+    "One start, the same actions: the real game, what its words draw, and a dream, with the errors of every step and where the dream first goes wrong (Figure 3)."
+    def __init__(self, trained, recording, start=0, steps=10, seen=2, tolerance=0.02):
+        self.step = ipywidgets.IntSlider(min=0, max=steps, description="step")
+        self.large = [Gallery(title=title, zoom=176 / recording.frames.shape[1]) for title in ("real game", "its words", "dream", "dream against words")]
+        super().__init__(trained, recording, start, steps, seen, tolerance)
+        self.children = [row(self.start, self.step), row(self.temperature, self.dice), row(*self.large), *self.film.values(), self.voice]
+        self.when(self.step, self.look)
+        for gallery in self.film.values(): self.when(gallery, lambda gallery=gallery: self.turn(gallery.chosen), "chosen")
+        self.begin()
+        if self.where: self.step.value = self.where[0]
+
+    def show(self):
+        "Draw the four rows, let the slider reach their last step, and look at its step."
+        self.show_films()
+        self.step.max = len(self.real) - 1
+        self.look()
 
     def turn(self, step):
         "Go to a step that was pressed."
@@ -252,12 +292,6 @@ class RealityAgainstDream(View):
         change = 0.9 - 2 * (found.spelt[step] - found.dreamt[step]).abs()
         for gallery, picture in zip(self.large, (found.real[step], found.spelt[step], dream, change)): gallery.show(picture[None], labels=[f"step {step}"])
         self.say(f"Step {step} from frame {self.start.value}: {found.wrong[step].sum()} of {grid * grid} words are wrong; the worst square is off by {far:.3f} a pixel. {self.verdict()}")
-
-    def verdict(self):
-        "Where the dream first goes wrong, in words."
-        if not self.where: return f"In no step is a square of the dream off by more than {self.tolerance:g}."
-        step, square = self.where
-        return f"The dream first goes wrong in step {step}, row {square // self.tokenizer.grid + 1}, column {square % self.tokenizer.grid + 1}."
 
 # %% ../nbs/A8_futures.ipynb #d89ba480
 def distinct(futures):
@@ -313,26 +347,35 @@ def eventful(frames, rewards, endings):
     colours = [END if ending else GAIN if reward > 0 else LOSS if reward < 0 else None for reward, ending in zip(rewards, endings)]
     return np.stack([framed(frame, None if gone else colour, gone) for frame, colour, gone in zip(frames, colours, late.tolist())])
 
-# %% ../nbs/A8_futures.ipynb #4751f929
-class ManyFutures(View):
-    "From one frame every button and several games for each, as rows of a tree with rewards, endings and the agent's values; press a frame to go on from there (Figures 2 and 4)."
-    def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
-        self.trained, self.recording, self.budget, self.policy = trained, recording, budget, trained.actor_critic
+# %% ../nbs/A8_futures.ipynb #52c38a60
+def opinion_in_words(thought, names):
+    "An Opinion of a frame as a sentence, with the names of the actions; None stands for no policy."
+    if thought is None: return "This checkpoint holds no policy: no values, no probabilities."
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, thought.shares.tolist()))
+    return f"To the agent this frame is worth {thought.value:.2f}; it would press {shares}."
+
+def future_names(futures, counts, thought, names):
+    "What each of B Futures is called: its first action, how likely it is to the agent, how often the future came out: B words."
+    first, shares = futures.actions[:, 0].tolist(), thought.shares.tolist() if thought is not None else None
+    return [names[action] + (f"\n{shares[action]:.0%}" if shares else "") + (f" ×{count}" if count > 1 else "") for action, count in zip(first, counts)]
+
+def frame_words(rewards, endings, worth=None):
+    "The words under T dreamt frames: their values, if a policy gave any, and what happened; all (T,)."
+    happened = [event(*step) for step in zip(rewards, endings)]
+    return happened if worth is None else [f"V {value:.2f}\n{word}" for value, word in zip(worth, happened)]
+
+# %% ../nbs/A8_futures.ipynb #9946b172
+class Crossroads(View):
+    "Where a game stands, and the controls that say who plays on from there, how often and how long; nothing is dreamt yet."
+    def __init__(self, trained, recording, start=0, samples=1, steps=4):
+        self.trained, self.recording, self.policy = trained, recording, trained.actor_critic
         self.tokenizer, self.develop, self.names = trained.dream.tokenizer, developer(trained.dream.tokenizer), action_names(trained.config)
         self.start = whole_slider(start, 0, len(recording) - 1, "start")
         self.samples, self.steps = (whole_slider(count, 1, max(8, count), name) for count, name in ((samples, "samples"), (steps, "steps")))
         self.mode = ipywidgets.Dropdown(options=["each button held", "random buttons", *["the agent plays"] * (self.policy is not None)], description="actions")
         self.temperature, self.dice = number_slider(1, 0.1, 3, 0.1, "temperature"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
-        self.back = ipywidgets.Button(description="back")
-        zoom = 64 / recording.frames.shape[1]
-        self.way, self.tree = Gallery(title="the game so far", columns=12, gap=4, zoom=zoom), Gallery(pickable=True, gap=4, zoom=zoom)
-        super().__init__(row(self.start, self.mode), row(self.samples, self.steps), row(self.temperature, self.dice, self.back), self.way, self.tree)
+        super().__init__(self.start, self.mode, self.samples, self.steps, self.temperature, self.dice)
         self.when(self.start, self.begin)
-        for control in (self.mode, self.samples, self.steps, self.temperature, self.dice): self.when(control, self.expand)
-        self.when(self.tree, self.tell, "chosen")
-        self.when(self.tree, self.go_on)
-        self.when(self.back, self.go_back)
-        self.begin()
 
     story = property(lambda self: self.path[-1], doc="The game as far as it was chosen.")
 
@@ -341,13 +384,25 @@ class ManyFutures(View):
         before = max(self.trained.config.imagination.keep_frames - 1, self.trained.config.actor_critic.burn_in if self.policy else 0)
         first = max(life(self.recording, self.start.value)[0], self.start.value - before)
         self.path = [read(self.tokenizer, self.recording, first, self.start.value)]
-        self.expand()
 
-    def player(self, count):
-        "The player that was chosen, for `count` games."
-        if self.mode.value == "the agent plays": return acting(self.policy, self.develop, self.thought, count, self.dice.value)
+    def player(self, count, thought=None):
+        "The player that was chosen, for `count` games; the agent plays with this Opinion of the story."
+        if self.mode.value == "the agent plays": return acting(self.policy, self.develop, thought, count, self.dice.value)
         if self.mode.value == "random buttons": return idling(count, len(self.names), self.dice.value)
         return holding(torch.arange(len(self.names)).repeat_interleave(self.samples.value))
+
+# %% ../nbs/A8_futures.ipynb #8a340d0d
+class ToldFutures(Crossroads):
+    "A Crossroads whose futures are dreamt, within a budget of frames, and summed up in words."
+    def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
+        super().__init__(trained, recording, start, samples, steps)
+        self.budget = budget
+        for control in (self.mode, self.samples, self.steps, self.temperature, self.dice): self.when(control, self.expand)
+
+    def begin(self):
+        "Begin from another frame of the recording, and dream on from it."
+        super().begin()
+        self.expand()
 
     def expand(self):
         "Dream the futures of the game as it stands."
@@ -356,9 +411,35 @@ class ManyFutures(View):
         self.say("Dreaming …")
         self.thought = opinion(self.policy, self.develop, self.story) if self.policy else None
         dream = at_temperature(self.trained, self.temperature.value)
-        self.futures, self.counts = distinct(branch(dream, self.story, self.player(count), count, steps, self.dice.value))
+        self.futures, self.counts = distinct(branch(dream, self.story, self.player(count, self.thought), count, steps, self.dice.value))
         self.worth = appraise(self.policy, self.develop, self.thought, self.futures) if self.policy else None
-        self.show_way(); self.show_tree(); self.tell()
+        self.show()
+
+    def show(self):
+        "Say what came out."
+        self.say(self.summary())
+
+    def summary(self):
+        "Where the game stands, what its futures bring, and what the agent thinks of it, in words."
+        dreamt, (_, _, rewards, endings) = len(self.story.tokens) - len(self.path[0].tokens), self.futures
+        gains, losses, ends = (which.any(1).sum().item() for which in (rewards > 0, rewards < 0, endings))
+        found = f"Of {len(self.counts)} different futures {gains} bring a gain, {losses} a loss, {ends} an ending."
+        return f"Frame {self.start.value} and {dreamt} dreamt steps. {found} {opinion_in_words(self.thought, self.names)}"
+
+# %% ../nbs/A8_futures.ipynb #f1a9c492
+class FutureTree(ToldFutures):
+    "ToldFutures, drawn: the last frames of the game so far, and a row for each future with rewards, endings and the agent's values."
+    def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
+        zoom = 64 / recording.frames.shape[1]
+        self.way, self.tree = Gallery(title="the game so far", columns=12, gap=4, zoom=zoom), Gallery(pickable=True, gap=4, zoom=zoom)
+        super().__init__(trained, recording, start, samples, steps, budget)
+        self.children = [*self.children[:-1], self.way, self.tree, self.voice]
+
+    def show(self):
+        "Draw the game so far and its futures, then sum them up in words."
+        self.show_way()
+        self.show_tree()
+        super().show()
 
     def show_way(self, most=12):
         "Draw the last frames of the game so far; the real ones have a green border."
@@ -373,38 +454,30 @@ class ManyFutures(View):
         "Draw a row for each future: where it starts, then its frames."
         futures, now = self.futures, framed(self.develop(self.story.tokens[-1:])[0], GIVEN if len(self.path) == 1 else None)
         pictures, texts, labels = [], [], []
-        for b, (name, frames) in enumerate(zip(self.row_names(), self.develop(futures.tokens))):
-            words = [self.words_of(b, t) for t in range(len(frames))]
+        for b, (name, frames) in enumerate(zip(future_names(futures, self.counts, self.thought, self.names), self.develop(futures.tokens))):
+            words = frame_words(futures.rewards[b], futures.endings[b], self.worth[b] if self.policy else None)
             pictures += [now, *eventful(frames, futures.rewards[b], futures.endings[b])]
             texts += [name, *words]
-            labels += [f"Future {b + 1}, {name}, begins here"] + [f"Future {b + 1}, step {t + 1}, {self.names[futures.actions[b, t]]}, {words[t]}" for t in range(len(frames))]
+            labels += [f"Future {b + 1}, {name}, begins here"] + [f"Future {b + 1}, step {t + 1}, {self.names[futures.actions[b, t]]}, {word}" for t, word in enumerate(words)]
         labels = [label.strip(", \n").replace("\n", ", ") for label in labels]
         title = f"{sum(self.counts)} futures, {len(self.counts)} different · press a frame to go on from it"
         self.tree.show(np.stack(pictures), columns=self.steps.value + 1, texts=texts, labels=labels, chosen=-1, title=title)
 
-    def row_names(self):
-        "What each row is called: its first action, how likely it is to the agent, how often the future came out."
-        first, shares = self.futures.actions[:, 0].tolist(), self.thought.shares.tolist() if self.policy else None
-        return [self.names[action] + (f"\n{shares[action]:.0%}" if shares else "") + (f" ×{count}" if count > 1 else "") for action, count in zip(first, self.counts)]
-
-    def words_of(self, which, step):
-        "The words under a dreamt frame: its value, and what happened."
-        word = event(self.futures.rewards[which, step], self.futures.endings[which, step])
-        return f"V {self.worth[which, step]:.2f}\n{word}" if self.policy else word
+# %% ../nbs/A8_futures.ipynb #4751f929
+class ManyFutures(FutureTree):
+    "From one frame every button and several games for each, as rows of a tree with rewards, endings and the agent's values; press a frame to go on from there (Figures 2 and 4)."
+    def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
+        super().__init__(trained, recording, start, samples, steps, budget)
+        self.back = ipywidgets.Button(description="back")
+        self.children = [row(self.start, self.mode), row(self.samples, self.steps), row(self.temperature, self.dice, self.back), self.way, self.tree, self.voice]
+        self.when(self.tree, self.tell, "chosen")
+        self.when(self.tree, self.go_on)
+        self.when(self.back, self.go_back)
+        self.begin()
 
     def tell(self):
-        "Say where the game stands, or what the chosen frame shows."
-        if self.tree.chosen >= 0: return self.say(f"{self.tree.labels[self.tree.chosen]}. Press it to go on from there.")
-        dreamt, (_, _, rewards, endings) = len(self.story.tokens) - len(self.path[0].tokens), self.futures
-        gains, losses, ends = (which.any(1).sum().item() for which in (rewards > 0, rewards < 0, endings))
-        found = f"Of {len(self.counts)} different futures {gains} bring a gain, {losses} a loss, {ends} an ending."
-        self.say(f"Frame {self.start.value} and {dreamt} dreamt steps. {found} {self.opinion_in_words()}")
-
-    def opinion_in_words(self):
-        "What the agent thinks of the present frame."
-        if not self.policy: return "This checkpoint holds no policy: no values, no probabilities."
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(self.names, self.thought.shares.tolist()))
-        return f"To the agent this frame is worth {self.thought.value:.2f}; it would press {shares}."
+        "Say what the chosen frame shows, or where the game stands."
+        self.say(f"{self.tree.labels[self.tree.chosen]}. Press it to go on from there." if self.tree.chosen >= 0 else self.summary())
 
     def go_on(self):
         "Go on from the frame that was pressed."
@@ -444,6 +517,14 @@ class Trajectory(NamedTuple):
     values: torch.Tensor
     endings: torch.Tensor
     pictures: np.ndarray
+
+def written(lines):
+    "Rewards (T,), values (T+1,) and endings bool (T,) from three lines of text {name: line}; UserError where they do not fit together."
+    rewards, values, ends = (numbers(line, name) for name, line in lines.items())
+    if not len(rewards): raise UserError("Write at least one reward.")
+    if len(values) != len(rewards) + 1: raise UserError(f"{len(rewards)} rewards need {len(rewards) + 1} values, one more for what comes after the last, not {len(values)}.")
+    if any(end not in range(len(rewards)) for end in ends.tolist()): raise UserError(f"A game can end after one of the steps 0 to {len(rewards) - 1}.")
+    return rewards, values, torch.zeros(len(rewards), dtype=torch.bool).index_fill(0, ends.long(), True)
 
 # %% ../nbs/A8_futures.ipynb #2cb70918
 def dreamt_trajectory(trained, recording, start, steps, seed=0):
@@ -487,22 +568,78 @@ def draw_returns(trajectory, targets, weights, step):
     fig.subplots_adjust(0.07, 0.19, 0.84, 0.95, wspace=0.25)
     return fig
 
-# %% ../nbs/A8_futures.ipynb #926cb98e
-class ReturnExplorer(View):
-    "λ-returns of a dream, or of your own numbers, while γ and λ are turned: the weights of the n-step returns, values, rewards and advantages (equation 4)."
-    def __init__(self, trained=None, recording=None, start=8, steps=11, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
-        self.trained, self.recording, self.steps, self.trajectory, self.quiet = trained, recording, steps, None, False
-        config = trained.config.actor_critic if trained else None
-        self.discount, self.lam = number_slider(config.discount if config else 0.9, 0, 1, 0.005, "γ"), number_slider(config.lam if config else 0.5, 0, 1, 0.05, "λ")
-        self.start, self.dice = whole_slider(start, 0, len(recording) - 1 if recording else start, "start"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
+# %% ../nbs/A8_futures.ipynb #d0934d94
+class WrittenReturns(View):
+    "λ-returns of rewards, values and endings that stand in lines of text, while γ and λ are turned; the first step is told in words."
+    step = 0
+
+    def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
+        self.trajectory = None
+        self.discount, self.lam = number_slider(discount, 0, 1, 0.005, "γ"), number_slider(lam, 0, 1, 0.05, "λ")
         self.lines = {name: ipywidgets.Text(", ".join(map(str, line)), description=name, continuous_update=False, layout={"width": "95%"}) for name, line in
                       (("rewards", rewards), ("values", values), ("ends after", endings))}
-        self.film, self.chart = Gallery(title="press a step of the dream", pickable=True, gap=6, chosen=0), Gallery(zoom=1)
-        super().__init__(row(self.discount, self.lam), *[row(self.start, self.dice)] * (recording is not None), *self.lines.values(), self.film, self.chart)
+        super().__init__(self.discount, self.lam, *self.lines.values())
         for control in (self.discount, self.lam): self.when(control, self.compute)
-        for control in (self.start, self.dice): self.when(control, self.dream)
         for line in self.lines.values(): self.when(line, self.rewrite)
+
+    def rewrite(self):
+        "Take the numbers that were written into the lines."
+        rewards, values, endings = written({name: line.value for name, line in self.lines.items()})
+        old = self.trajectory.pictures if self.trajectory else ()
+        self.trajectory = Trajectory(rewards, values, endings, old if len(old) == len(values) else np.full((len(values), 32, 32, 3), 225, np.uint8))
+        self.compute()
+
+    def compute(self):
+        "Compute the returns with the γ and λ that are set, and show them for one step."
+        (rewards, values, endings, _), discount, lam = self.trajectory, self.discount.value, self.lam.value
+        step = min(self.step, len(rewards) - 1)
+        self.targets = lambda_returns(rewards[None], values[None], endings[None], discount, lam)[0]
+        self.weights, self.advantages = n_step_weights(len(rewards) - step, lam), self.targets - values[:-1]
+        self.show(step, n_step_returns(rewards, values, endings, discount, step))
+
+    def show(self, step, parts):
+        "Say the return of a step as the mixture of its n-step returns."
+        rewards, values = self.trajectory[:2]
+        mixed = " + ".join(f"{w:.2f}·{part:.2f}" for w, part in zip(self.weights.tolist()[:4], parts.tolist())) + " + …" * (len(parts) > 4)
+        self.say(f"gamma {self.discount.value:g}, lambda {self.lam.value:g}. Step {step}: reward {rewards[step]:g}, value {values[step]:.3f}, "
+                 f"return {self.targets[step]:.3f} = {mixed}; advantage {self.advantages[step]:+.3f}.")
+
+# %% ../nbs/A8_futures.ipynb #e6a7d914
+class DrawnReturns(WrittenReturns):
+    "WrittenReturns with a frame for each step, of which one is chosen, and a chart of weights, rewards, values and returns."
+    step = property(lambda self: max(self.film.chosen, 0), doc="The step that was pressed.")
+
+    def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
+        self.film, self.chart = Gallery(title="press a step of the dream", pickable=True, gap=6, chosen=0), Gallery(zoom=1)
+        super().__init__(discount, lam, rewards, values, endings)
+        self.children = [*self.children[:-1], self.film, self.chart, self.voice]
         self.when(self.film, self.compute, "chosen")
+
+    def show(self, step, parts):
+        "Draw all steps and the chart, then say the return of one step."
+        self.show_steps(step)
+        figure = draw_returns(self.trajectory, self.targets, self.weights, step)
+        self.chart.show(as_picture(figure), labels=[f"weights of the n-step returns of step {step}; rewards, values and returns of {len(self.targets)} steps"])
+        super().show(step, parts)
+
+    def show_steps(self, step):
+        "Draw a frame for each step with its numbers."
+        rewards, values, endings, pictures = self.trajectory
+        columns = zip(*(column.tolist() for column in (rewards, values, self.targets, self.advantages, endings)))
+        texts = [f"r {r:g}\nV {v:.2f}\nreturn {g:.2f}\nadv {round(a, 2) + 0:+.2f}" + "\nend" * e for r, v, g, a, e in columns] + [f"\nV {values[-1]:.2f}"]
+        labels = [f"step {t}, " + text.strip().replace("\n", ", ") for t, text in enumerate(texts)]
+        self.film.show(pictures, columns=len(pictures), zoom=60 / pictures.shape[1], texts=texts, chosen=step, labels=labels)
+
+# %% ../nbs/A8_futures.ipynb #926cb98e
+class ReturnExplorer(DrawnReturns):
+    "λ-returns of a dream, or of your own numbers, while γ and λ are turned: the weights of the n-step returns, values, rewards and advantages (equation 4)."
+    def __init__(self, trained=None, recording=None, start=8, steps=11, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
+        self.trained, self.recording, self.steps, self.quiet = trained, recording, steps, False
+        config = trained.config.actor_critic if trained else None
+        self.start, self.dice = whole_slider(start, 0, len(recording) - 1 if recording else start, "start"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
+        super().__init__(config.discount if config else 0.9, config.lam if config else 0.5, rewards, values, endings)
+        self.children = [row(self.discount, self.lam), *[row(self.start, self.dice)] * (recording is not None), *self.lines.values(), self.film, self.chart, self.voice]
+        for control in (self.start, self.dice): self.when(control, self.dream)
         if trained: self.dream()
         else: self.rewrite()
 
@@ -519,38 +656,8 @@ class ReturnExplorer(View):
         self.compute()
 
     def rewrite(self):
-        "Take the numbers that were written into the lines."
-        if self.quiet: return
-        rewards, values, ends = (numbers(line.value, name) for name, line in self.lines.items())
-        if not len(rewards): raise UserError("Write at least one reward.")
-        if len(values) != len(rewards) + 1: raise UserError(f"{len(rewards)} rewards need {len(rewards) + 1} values, one more for what comes after the last, not {len(values)}.")
-        if any(end not in range(len(rewards)) for end in ends.tolist()): raise UserError(f"A game can end after one of the steps 0 to {len(rewards) - 1}.")
-        endings = torch.zeros(len(rewards), dtype=torch.bool).index_fill(0, ends.long(), True)
-        old = self.trajectory.pictures if self.trajectory else ()
-        self.trajectory = Trajectory(rewards, values, endings, old if len(old) == len(values) else np.full((len(values), 32, 32, 3), 225, np.uint8))
-        self.compute()
-
-    def compute(self):
-        "Compute the returns with the γ and λ that are set, draw them, and say them for the chosen step."
-        rewards, values, endings, pictures = self.trajectory
-        step, discount, lam = min(max(self.film.chosen, 0), len(rewards) - 1), self.discount.value, self.lam.value
-        self.targets = lambda_returns(rewards[None], values[None], endings[None], discount, lam)[0]
-        self.weights = n_step_weights(len(rewards) - step, lam)
-        parts, advantages = n_step_returns(rewards, values, endings, discount, step), self.targets - values[:-1]
-        self.show_steps(step, advantages)
-        figure = draw_returns(self.trajectory, self.targets, self.weights, step)
-        self.chart.show(as_picture(figure), labels=[f"weights of the n-step returns of step {step}; rewards, values and returns of {len(rewards)} steps"])
-        mixed = " + ".join(f"{w:.2f}·{part:.2f}" for w, part in zip(self.weights.tolist()[:4], parts.tolist())) + " + …" * (len(parts) > 4)
-        self.say(f"gamma {discount:g}, lambda {lam:g}. Step {step}: reward {rewards[step]:g}, value {values[step]:.3f}, "
-                 f"return {self.targets[step]:.3f} = {mixed}; advantage {advantages[step]:+.3f}.")
-
-    def show_steps(self, step, advantages):
-        "Draw a frame for each step with its numbers."
-        rewards, values, endings, pictures = self.trajectory
-        columns = zip(*(column.tolist() for column in (rewards, values, self.targets, advantages, endings)))
-        texts = [f"r {r:g}\nV {v:.2f}\nreturn {g:.2f}\nadv {round(a, 2) + 0:+.2f}" + "\nend" * e for r, v, g, a, e in columns] + [f"\nV {values[-1]:.2f}"]
-        labels = [f"step {t}, " + text.strip().replace("\n", ", ") for t, text in enumerate(texts)]
-        self.film.show(pictures, columns=len(pictures), zoom=60 / pictures.shape[1], texts=texts, chosen=step, labels=labels)
+        "Take the numbers that were written into the lines, unless a dream is writing them."
+        if not self.quiet: super().rewrite()
 
 # %% ../nbs/A8_futures.ipynb #4a2d4627
 def figure_unrolling(trained, recording, start=8, steps=3, seed=0):
