@@ -29,6 +29,7 @@ from .world_model import sample_categorical
 from .imagination import Dream, DreamState
 from .actor_critic import burn_in, lambda_returns
 from .runs import generator
+from .speed import ahead
 from .training import resolve
 from .widgets import Gallery, View, action_names, outlined, row
 
@@ -101,7 +102,7 @@ def wake(dream, story, count):
 @torch.no_grad()
 def branch(dream, story, choose, count, steps, seed=0):
     "Futures of a Story, dreamt in words: `count` at once, `steps` long, under the actions int64 (count,) = choose(step, tokens (count,K))."
-    blind, draw, column = Dream(Unseen(), dream.world_model, dream.sampler, dream.config), generator(seed, "branch"), []
+    blind, draw, column = Dream(Unseen(), dream.world_model, dream.sampler, dream.config, dream.draw), generator(seed, "branch"), []
     state = wake(dream, story, count)
     for step in range(steps):
         actions = choose(step, state.tokens)
@@ -115,9 +116,9 @@ def holding(actions):
 
 # %% ../nbs/A8_futures.ipynb #1d03686d
 def at_temperature(trained, temperature):
-    "The dream of a checkpoint with another temperature."
+    "The dream of a checkpoint with another temperature; it guesses ahead (chapter 11)."
     config = replace(trained.config.imagination, temperature=temperature)
-    return Dream(*trained.need("tokenizer", "world_model"), resolve(trained.config.parts.token_sampler)(config), config)
+    return ahead(Dream(*trained.need("tokenizer", "world_model"), resolve(trained.config.parts.token_sampler)(config), config))
 
 # %% ../nbs/A8_futures.ipynb #ffcc11b1
 class Comparison(NamedTuple):

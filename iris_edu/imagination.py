@@ -72,10 +72,10 @@ class DreamState(NamedTuple):
     history_actions: Tensor  # int64 (B,t-1), the actions between them
 
 # %% ../nbs/07_imagination.ipynb #65e9020b
-def draw_frame(world_model, sampler: TokenSampler, memory, logits: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Any]:
-    """The `count` tokens of a frame, one after the other, from the logits (B,N) of its first: `count - 1` passes → ((B,count), memory)."""
+def draw_frame(world_model, sampler: TokenSampler, memory, logits: Tensor, before: Tensor, generator: torch.Generator) -> tuple[Tensor, Any]:
+    """The tokens of a frame, one after the other, from the logits (B,N) of its first; `before` (B,K) is the frame before: K-1 passes → ((B,K), memory)."""
     tokens = [sampler(logits, generator)]
-    while len(tokens) < count:
+    while len(tokens) < before.shape[-1]:
         memory, logits = world_model.extend(memory, tokens[-1])
         tokens.append(sampler(logits, generator))
     return torch.stack(tokens, 1), world_model.finish(memory, tokens[-1])
@@ -95,8 +95,8 @@ def memory_with_room(world_model, state: DreamState, calls: int):
 class Dream:
     """The world model as an environment: frames in, actions in, sampled frames, rewards and endings out, no state inside (section 2.3)."""
 
-    def __init__(self, tokenizer, world_model, sampler: TokenSampler | None = None, config: ImaginationConfig = ImaginationConfig()):
-        self.tokenizer, self.world_model, self.config = tokenizer, world_model, config
+    def __init__(self, tokenizer, world_model, sampler: TokenSampler | None = None, config: ImaginationConfig = ImaginationConfig(), draw=draw_frame):
+        self.tokenizer, self.world_model, self.config, self.draw = tokenizer, world_model, config, draw
         self.sampler = CategoricalSampler(config) if sampler is None else sampler
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ class Dream:
         endings = self.world_model.sample_ending(out, generator)
         if not next_frame:
             return state._replace(memory=memory), rewards, endings
-        tokens, memory = draw_frame(self.world_model, self.sampler, memory, out.token, state.tokens.shape[-1], generator)
+        tokens, memory = self.draw(self.world_model, self.sampler, memory, out.token, state.tokens, generator)
         keep = self.config.keep_frames
         history_tokens = torch.cat([state.history_tokens, tokens[:, None]], 1)[:, -keep:]
         history_actions = torch.cat([state.history_actions, actions[:, None]], 1)

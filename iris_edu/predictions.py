@@ -55,7 +55,7 @@ def next_logits(world_model, tokens, actions):
 def dreamt_words(world_model, tokens, actions, sampler, draw):
     "Tokens (T,K) whose last frame is dreamt instead, word by word (chapter 07)."
     memory, outcome = world_model.act(world_model.begin(tokens[None, :-1], actions[None, :-1]), actions[-1:])
-    dreamt, _ = draw_frame(world_model, sampler, memory, outcome.token, tokens.shape[1], draw)
+    dreamt, _ = draw_frame(world_model, sampler, memory, outcome.token, tokens[-2:-1], draw)
     return torch.cat([tokens[:-1], dreamt])
 
 # %% ../nbs/A9_predictions.ipynb #30f9214b

@@ -169,9 +169,18 @@ class WorldModel(SequenceModel):
     @torch.no_grad()
     def extend(self, memory, token):
         "Reads one token (B,) of the new frame, not its last -> (Memory, logits (B, N) of the token after it)."
-        x = self.layout.embed_tokens(token[:, None], memory.cache.length % self.layout.block)
-        y, cache = self.transformer(x, memory.cache)
-        return Memory(cache, memory.pending), self.heads.tokens(y[:, -1])
+        memory, logits = self.read(memory, token[:, None])
+        return memory, logits[:, 0]
+
+    @torch.no_grad()
+    def read(self, memory, tokens):
+        "Reads the next n tokens (B, n) of the new frame, not its last, in one pass -> (Memory, logits (B, n, N) of the token after each)."
+        y, cache = self.transformer(self.layout.embed_tokens(tokens, memory.cache.length % self.layout.block), memory.cache)
+        return Memory(cache, memory.pending), self.heads.tokens(y)
+
+    def rewind(self, memory, count):
+        "As if the last `count` tokens had not been read; no pass -> Memory."
+        return Memory(memory.cache._replace(length=memory.cache.length - count), memory.pending)
 
     def finish(self, memory, last_token):
         "Keeps the frame's last token (B,) for the next call of act; no pass -> Memory."
