@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATIC', 'cells', 'Vocabulary', 'read_vocabulary', 'shared', 'Gallery', 'draw_gallery', 'row', 'stack', 'beside',
-           'snapshot', 'View', 'nearest_codes', 'put', 'tried', 'futures', 'action_names', 'code_label', 'TokenBoard',
-           'TokenEditor', 'occurrences', 'outlined', 'Codebook']
+           'snapshot', 'View', 'nearest_codes', 'put', 'tried', 'futures', 'action_names', 'code_label', 'FrameWords',
+           'TokenBoard', 'TokenEditor', 'occurrences', 'outlined', 'Codebook']
 
 # %% ../nbs/12_widgets.ipynb #16dc7221
 import base64, io, threading
@@ -213,7 +213,7 @@ def futures(dream, starts, actions, seed=0):
         return torch.stack(frames), *(torch.stack(column) for column in zip(*steps))
     return tuple(torch.stack(column) for column in zip(*map(one, starts)))
 
-# %% ../nbs/12_widgets.ipynb #446f017b
+# %% ../nbs/12_widgets.ipynb #5b1f7c20
 def action_names(config):
     "What the game of a configuration calls its actions, in the order of their numbers: its own words, or `action 0` and so on."
     env = resolve(config.parts.environment)(config.env, train=False)
@@ -225,20 +225,20 @@ def code_label(cell, code, grid):
     "The words for a cell: its row, its column and its code."
     return f"row {cell // grid + 1}, column {cell % grid + 1}, code {code}"
 
-class TokenBoard(View):
-    "A frame of a recording, its words, what they draw and what was changed; under it the words that could stand in the chosen cell, each drawn in its place."
-    def __init__(self, trained, recording, start=0, frames=256, palette=12):
-        self.trained, self.recording, self.palette, self.grid = trained, recording, palette, trained.tokenizer.grid
+# %% ../nbs/12_widgets.ipynb #e3a8915d
+class FrameWords(View):
+    "A frame of a recording, its words, what they draw and what was changed; press a word to hear where it stands."
+    def __init__(self, trained, recording, start=0, frames=256):
+        self.trained, self.recording, self.grid = trained, recording, trained.tokenizer.grid
         self.frames = to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2))
         self.words = read_vocabulary(trained.tokenizer, self.frames)
         large, small = 208 / self.frames.shape[-1], 48 / self.words.pictures.shape[-1]
         self.real, self.drawn, self.difference = (Gallery(title=title, zoom=large) for title in ("real frame", "what the words draw", "changed by you"))
         self.board = Gallery(title="its words", columns=self.grid, gap=3, zoom=small, pickable=True, chosen=0)
-        self.choices = Gallery(title="put here", columns=palette, gap=5, zoom=small, pickable=True)
         self.frame = ipywidgets.IntSlider(start, 0, len(self.frames) - 1, description="frame", continuous_update=False)
-        self.order = ipywidgets.Dropdown(options=["nearest", "most used"], description="codes")
-        super().__init__(row(self.frame, self.order), row(self.real, self.board, self.drawn, self.difference), row(self.choices))
-        for source, handler, event in ((self.frame, self.show_frame, None), (self.order, self.offer, None), (self.board, self.offer, "chosen")): self.when(source, handler, event)
+        super().__init__(row(self.frame), row(self.real, self.board, self.drawn, self.difference))
+        self.when(self.frame, self.show_frame)
+        self.when(self.board, self.tell, "chosen")
         self.show_frame()
 
     tokens = property(lambda self: self.history[-1], doc="The tokens (K,) as they are now.")
@@ -256,7 +256,29 @@ class TokenBoard(View):
         self.board.show(self.words.pictures[codes], texts=[str(code) for code in codes], marked=changed, labels=[code_label(cell, code, self.grid) for cell, code in enumerate(codes)])
         self.drawn.show(now[None], labels=[f"{len(changed)} words changed"])
         self.difference.show((now - before).abs()[None], labels=[f"mean change of a pixel {(now - before).abs().mean():.3f}"])
+        self.tell()
+
+    def tell(self):
+        "Say which word is chosen."
+        cell = max(self.board.chosen, 0)
+        self.say(f"Frame {self.frame.value}, {code_label(cell, self.tokens[cell].item(), self.grid)}; {len(self.history) - 1} changes so far.")
+
+# %% ../nbs/12_widgets.ipynb #446f017b
+class TokenBoard(FrameWords):
+    "A frame of a recording, its words, what they draw and what was changed; under it the words that could stand in the chosen cell, each drawn in its place."
+    def __init__(self, trained, recording, start=0, frames=256, palette=12):
+        self.palette, small = palette, 48 * trained.tokenizer.grid / recording.frames.shape[2]
+        self.choices = Gallery(title="put here", columns=palette, gap=5, zoom=small, pickable=True)
+        self.order = ipywidgets.Dropdown(options=["nearest", "most used"], description="codes")
+        super().__init__(trained, recording, start, frames)
+        self.children[0].children += (self.order,)
+        self.children = [*self.children[:-1], row(self.choices), self.voice]
+        self.when(self.order, self.tell)
+
+    def tell(self):
+        "Offer other words for the chosen cell, and say which it is."
         self.offer()
+        super().tell()
 
     def offer(self):
         "Show the codes that could stand in the chosen cell, drawn in their place."
@@ -268,7 +290,6 @@ class TokenBoard(View):
         pictures = cells(tried(self.trained.tokenizer, self.tokens, cell, self.offered), self.grid)[:, cell]
         self.choices.show(pictures, texts=[str(code) for code in self.offered], chosen=-1, title=f"put into {place}",
                           labels=[f"code {code}, used {self.words.counts[code]} times" for code in self.offered])
-        self.say(f"Frame {self.frame.value}, {place}, code {code}; {len(self.history) - 1} changes so far.")
 
 # %% ../nbs/12_widgets.ipynb #34b20fbf
 class TokenEditor(TokenBoard):
