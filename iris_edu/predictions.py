@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CIVIDIS', 'Page', 'read_page', 'next_logits', 'dreamt_words', 'rescale', 'entropy', 'colours', 'heated', 'percent',
-           'frame_slider', 'NextToken', 'OpenAttention', 'attention_weights', 'by_frame', 'with_means', 'miniatures',
+           'frame_slider', 'FramePair', 'NextWords', 'UncertaintyBoard', 'NextToken', 'OpenAttention',
+           'attention_weights', 'by_frame', 'with_means', 'miniatures', 'AttentionPage', 'AttentionMap',
            'FrameAttention']
 
 # %% ../nbs/A9_predictions.ipynb #5735a1e2
@@ -94,35 +95,19 @@ def frame_slider(recording, start):
     "A slider over the frames of a recording."
     return ipywidgets.IntSlider(start, 0, len(recording) - 2, description="frame", continuous_update=False)
 
-# %% ../nbs/A9_predictions.ipynb #b203aac0
-class NextToken(View):
-    "What a world model expects of each place of the next frame: where it is unsure, the likeliest words as pictures, temperature and top-k; after the words that came or after dreamt ones."
-    def __init__(self, trained, recording, start=0, frames=128, most=12, steps=4, names=None):
+# %% ../nbs/A9_predictions.ipynb #92be07f1
+class FramePair(View):
+    "A frame of a recording and the frame that came next, with an action between them to choose."
+    def __init__(self, trained, recording, start=0, steps=4, names=None):
         self.tokenizer, self.world_model = trained.need("tokenizer", "world_model")
-        self.recording, self.most, self.steps = recording, most, min(steps, trained.config.world_model.steps)
-        self.grid, self.seed, self.page = self.tokenizer.grid, 0, None
-        self.words = read_vocabulary(self.tokenizer, to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2)))
-        self.names, square = list(names or action_names(trained.config)), 48 / self.words.pictures.shape[-1]
+        self.recording, self.steps, self.page = recording, min(steps, trained.config.world_model.steps), None
+        self.grid, self.names = self.tokenizer.grid, list(names or action_names(trained.config))
         self.seen, self.came = (Gallery(zoom=204 / recording.frames.shape[1]) for _ in range(2))
-        self.board = Gallery(columns=self.grid, gap=3, zoom=square, pickable=True)
-        self.choices = Gallery(columns=most, gap=6, zoom=square)
         self.frame = frame_slider(recording, start)
         self.action = ipywidgets.Dropdown(options=[(name, number) for number, name in enumerate(self.names)], description="action")
-        self.given = ipywidgets.Dropdown(options=["the words that came", "dreamt words"], description="after")
-        self.again = ipywidgets.Button(description="dream again")
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature")  # a range that the browser's slider does not round
-        self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
-        self.top_k.style.description_width = self.temperature.style.description_width = "initial"
-        super().__init__(row(self.frame, self.action, self.given, self.again), row(self.seen, self.board, self.came),
-                         row(self.temperature, self.top_k), self.choices)
-        self.read()
+        super().__init__(row(self.frame, self.action), row(self.seen, self.came))
         self.when(self.frame, self.read)
-        for control in (self.action, self.given): self.when(control, self.ask)
-        for control in (self.temperature, self.top_k): self.when(control, self.turn)
-        self.when(self.again, self.roll)
-        self.when(self.board, self.offer, "chosen")
-
-    dreaming = property(lambda self: self.given.value == "dreamt words", doc="Whether the words before a place are dreamt.")
+        self.when(self.action, self.ask)
 
     def read(self):
         "Read another page; the action is the recorded one again."
@@ -133,29 +118,80 @@ class NextToken(View):
         self.ask()
 
     def ask(self):
-        "Ask the world model about the next frame."
+        "Ask what follows the chosen action."
         if self.page is None: return
-        self.tokens, self.actions = self.page.tokens, torch.cat([self.page.actions[:-1], torch.tensor([self.action.value])])
-        if self.dreaming:
-            sampler = CategoricalSampler(ImaginationConfig(temperature=self.temperature.value, top_k=self.top_k.value))
-            self.tokens = dreamt_words(self.world_model, self.tokens, self.actions, sampler, generator(self.seed, "next"))
-        self.logits = next_logits(self.world_model, self.tokens, self.actions)
-        self.next = self.page.frames[-1]
-        if self.dreaming:
-            with torch.no_grad(): self.next = self.tokenizer.decode(self.tokens[-1:])[0]
-        what = f"{'dreamt' if self.dreaming else 'came'}: frame {self.page.numbers[-1]}"
-        self.came.show(self.next[None], title=what, labels=[what])
-        self.show()
+        self.actions = torch.cat([self.page.actions[:-1], torch.tensor([self.action.value])])
+        self.answer()
 
-    def turn(self):
-        "Temperature or top-k has changed: dreamt words are drawn anew, words that came stay."
-        self.ask() if self.dreaming else self.show()
+    def answer(self):
+        "The frame that came, whatever the action."
+        self.show_next("came", self.page.tokens, self.page.frames[-1])
+
+    def show_next(self, how, tokens, frame):
+        "Take tokens (T,K) and the frame (3,H,W) that the last of them stand for, and show it."
+        self.tokens, self.next, what = tokens, frame, f"{how}: frame {self.page.numbers[-1]}"
+        self.came.show(frame[None], title=what, labels=[what])
+
+# %% ../nbs/A9_predictions.ipynb #c7e2904b
+class NextWords(FramePair):
+    "A FramePair whose second frame came or is dreamt, and what a world model says of each word of it."
+    def __init__(self, trained, recording, start=0, steps=4, names=None):
+        super().__init__(trained, recording, start, steps, names)
+        self.seed = 0
+        self.given = ipywidgets.Dropdown(options=["the words that came", "dreamt words"], description="after")
+        self.again = ipywidgets.Button(description="dream again")
+        self.children[0].children += (self.given, self.again)
+        self.when(self.given, self.ask)
+        self.when(self.again, self.roll)
+
+    dreaming = property(lambda self: self.given.value == "dreamt words", doc="Whether the words before a place are dreamt.")
+
+    def answer(self):
+        "Take the words that came, or dream some, and ask for the logits (K,N) of each."
+        if self.dreaming: self.dream()
+        else: super().answer()
+        self.logits = next_logits(self.world_model, self.tokens, self.actions)
+
+    def dream(self):
+        "Dream the next frame."
+        tokens = dreamt_words(self.world_model, self.page.tokens, self.actions, self.sampler(), generator(self.seed, "next"))
+        with torch.no_grad(): self.show_next("dreamt", tokens, self.tokenizer.decode(tokens[-1:])[0])
+
+    def sampler(self):
+        "What draws the dreamt words: here from the model's own chances."
+        return CategoricalSampler(ImaginationConfig())
 
     def roll(self):
         "Dream the next frame with other dice."
         if not self.dreaming: raise UserError("Nothing is dreamt now: choose dreamt words first.")
         self.seed += 1
         self.ask()
+
+# %% ../nbs/A9_predictions.ipynb #0e95a7d2
+class UncertaintyBoard(NextWords):
+    "NextWords with temperature and top-k, and how unsure the world model is at each place of the frame."
+    def __init__(self, trained, recording, start=0, steps=4, names=None):
+        super().__init__(trained, recording, start, steps, names)
+        self.board = Gallery(columns=self.grid, gap=3, zoom=48 * self.grid / recording.frames.shape[2], pickable=True)
+        self.temperature = ipywidgets.FloatSlider(1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature")  # a range that the browser's slider does not round
+        self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
+        self.top_k.style.description_width = self.temperature.style.description_width = "initial"
+        self.children[1].children = [self.seen, self.board, self.came]
+        self.children = [*self.children[:-1], row(self.temperature, self.top_k), self.voice]
+        for control in (self.temperature, self.top_k): self.when(control, self.turn)
+
+    def sampler(self):
+        "What draws the dreamt words, with temperature and top-k."
+        return CategoricalSampler(ImaginationConfig(temperature=self.temperature.value, top_k=self.top_k.value))
+
+    def answer(self):
+        "Take the words, and show how sure the model was of them."
+        super().answer()
+        self.show()
+
+    def turn(self):
+        "Temperature or top-k has changed: dreamt words are drawn anew, words that came stay."
+        self.ask() if self.dreaming else self.show()
 
     def show(self):
         "Draw how unsure the model is at every place."
@@ -165,6 +201,21 @@ class NextToken(View):
         chosen = self.board.chosen if self.board.chosen >= 0 else self.bits.argmax().item()
         self.board.show(cells(heated(self.next[None], self.bits[None] / most, self.grid)[0], self.grid), chosen=chosen, texts=[f"{bits:.1f}" for bits in self.bits.tolist()],
                         title=f"how unsure, in bits: yellow = {most:.1f}", labels=[f"{code_label(cell, code, self.grid)}, {bits:.1f} bits" for cell, (code, bits) in enumerate(zip(codes, self.bits.tolist()))])
+
+# %% ../nbs/A9_predictions.ipynb #b203aac0
+class NextToken(UncertaintyBoard):
+    "What a world model expects of each place of the next frame: where it is unsure, the likeliest words as pictures, temperature and top-k; after the words that came or after dreamt ones."
+    def __init__(self, trained, recording, start=0, frames=128, most=12, steps=4, names=None):
+        super().__init__(trained, recording, start, steps, names)
+        self.words = read_vocabulary(self.tokenizer, to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2)))
+        self.most, self.choices = most, Gallery(columns=most, gap=6, zoom=48 / self.words.pictures.shape[-1])
+        self.children = [*self.children[:-1], self.choices, self.voice]
+        self.read()
+        self.when(self.board, self.offer, "chosen")
+
+    def show(self):
+        "Draw how unsure the model is at every place, and the words of the chosen one."
+        super().show()
         self.offer()
 
     def offer(self):
@@ -234,22 +285,16 @@ def miniatures(weights, tokens_per_frame, grid):
     sheet = torch.cat([frames.unflatten(-1, (grid, grid)), between], -1)
     return rearrange(colours(sheet), "n t h w c -> n c h (t w)")[..., :-1]
 
-# %% ../nbs/A9_predictions.ipynb #1bbb875c
-class FrameAttention(View):
-    "Where a world model looks when it predicts a word: the weight on every earlier word and action, laid over the frames; press a place of the next frame and a head."
+# %% ../nbs/A9_predictions.ipynb #1c6b92f8
+class AttentionPage(View):
+    "A page of a recording that a world model reads, and what it looks at from one place of the next frame by one head."
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         self.tokenizer, self.world_model = trained.need("tokenizer", "world_model")
         self.recording, self.steps = recording, min(steps, trained.config.world_model.steps)
-        self.names, self.grid, side = list(names or action_names(trained.config)), self.tokenizer.grid, recording.frames.shape[1]
-        self.frame = frame_slider(recording, start)
-        self.past = Gallery(columns=self.steps, gap=8, zoom=160 / side)
-        self.board = Gallery(columns=self.grid, gap=3, zoom=36 * self.grid / side, pickable=True)
-        self.moves = Gallery(gap=12, zoom=4.0)
-        self.heads = Gallery(gap=8, zoom=5.0, pickable=True)
-        super().__init__(self.frame, row(self.past, self.board), self.moves, self.heads)
-        self.read()
+        self.names, self.grid = list(names or action_names(trained.config)), self.tokenizer.grid
+        self.frame, self.cell, self.head = frame_slider(recording, start), None, None
+        super().__init__(self.frame)
         self.when(self.frame, self.read)
-        for gallery in (self.board, self.heads): self.when(gallery, self.show, "chosen")
 
     def read(self):
         "Read another page and keep its weights; at first the mean of all heads for a word that changes."
@@ -259,27 +304,38 @@ class FrameAttention(View):
         self.head_names = [("all layers" if layer == self.layers else f"layer {layer + 1}") + (", mean of heads" if head == self.columns - 1 else f", head {head + 1}")
                            for layer in range(self.layers + 1) for head in range(self.columns)]
         changes = self.page.tokens[-1] != self.page.tokens[-2]
-        self.cell = self.board.chosen if self.board.chosen >= 0 else changes.int().argmax().item()
-        self.head = self.heads.chosen if self.heads.chosen >= 0 else len(self.head_names) - 1
-        self.draw()
-
-    def show(self):
-        "Draw the place and the head that were pressed."
-        self.cell, self.head = max(self.board.chosen, 0), max(self.heads.chosen, 0)
+        if self.cell is None: self.cell, self.head = changes.int().argmax().item(), len(self.head_names) - 1
         self.draw()
 
     def draw(self):
-        "Lay the weights of the chosen place and head over frames and actions."
+        "Take what every head reads from the chosen place (n,S), and of it the row of the chosen head (S,), on frames and on actions."
         words = self.page.tokens.shape[1]
-        rows = self.weights[:, :, (len(self.page.numbers) - 1) * (words + 1) - 1 + self.cell].flatten(0, 1)
-        self.row = rows[self.head]
+        self.rows = self.weights[:, :, (len(self.page.numbers) - 1) * (words + 1) - 1 + self.cell].flatten(0, 1)
+        self.row = self.rows[self.head]
         self.on_frames, self.on_actions = by_frame(self.row, words)
+
+    def place(self, index):
+        "Words for a place of the sequence."
+        step, cell = divmod(index, self.on_frames.shape[-1] + 1)
+        if cell == self.on_frames.shape[-1]: return f"{self.names[self.page.actions[step]]} after frame {self.page.numbers[step]}"
+        return f"row {cell // self.grid + 1}, column {cell % self.grid + 1} of frame {self.page.numbers[step]}"
+
+# %% ../nbs/A9_predictions.ipynb #a8f1563d
+class AttentionMap(AttentionPage):
+    "An AttentionPage with the weights laid over its frames."
+    def __init__(self, trained, recording, start=0, steps=4, names=None):
+        super().__init__(trained, recording, start, steps, names)
+        side = recording.frames.shape[1]
+        self.past = Gallery(columns=self.steps, gap=8, zoom=160 / side)
+        self.board = Gallery(columns=self.grid, gap=3, zoom=36 * self.grid / side, pickable=True)
+        self.children = [*self.children[:-1], row(self.past, self.board), self.voice]
+
+    def draw(self):
+        "Lay the weights of the chosen place and head over the frames."
+        super().draw()
         painted = heated(self.page.frames, self.on_frames / self.row.max(), self.grid)
         self.draw_past(painted[:-1])
         self.draw_board(cells(painted[-1], self.grid))
-        self.draw_moves()
-        self.heads.show(miniatures(rows, words, self.grid), columns=self.columns, chosen=self.head, texts=self.head_names, labels=self.head_names, title="heads: what each of them reads")
-        self.say(self.sentence())
 
     def draw_past(self, painted):
         "The frames that were read, under their heat."
@@ -297,18 +353,35 @@ class FrameAttention(View):
         self.board.show(squares, chosen=self.cell, texts=[*shares, "?", *["·"] * empty], title=f"frame {self.page.numbers[-1]}: predict which word?",
                         labels=[f"row {cell // self.grid + 1}, column {cell % self.grid + 1}: {what}" for cell, what in enumerate([*shares, "predicted", *["not written yet"] * empty])])
 
+# %% ../nbs/A9_predictions.ipynb #1bbb875c
+class FrameAttention(AttentionMap):
+    "Where a world model looks when it predicts a word: the weight on every earlier word and action, laid over the frames; press a place of the next frame and a head."
+    def __init__(self, trained, recording, start=0, steps=4, names=None):
+        super().__init__(trained, recording, start, steps, names)
+        self.moves = Gallery(gap=12, zoom=4.0)
+        self.heads = Gallery(gap=8, zoom=5.0, pickable=True)
+        self.children = [*self.children[:-1], self.moves, self.heads, self.voice]
+        self.read()
+        for gallery in (self.board, self.heads): self.when(gallery, self.show, "chosen")
+
+    def show(self):
+        "Draw the place and the head that were pressed."
+        self.cell, self.head = max(self.board.chosen, 0), max(self.heads.chosen, 0)
+        self.draw()
+
+    def draw(self):
+        "Lay the weights of the chosen place and head over frames and actions."
+        super().draw()
+        self.draw_moves()
+        self.heads.show(miniatures(self.rows, self.page.tokens.shape[1], self.grid), columns=self.columns, chosen=self.head, texts=self.head_names, labels=self.head_names, title="heads: what each of them reads")
+        self.say(self.sentence())
+
     def draw_moves(self):
         "The actions that were read."
         shares, names = self.on_actions.tolist(), [self.names[action] for action in self.page.actions.tolist()]
         self.moves.show(colours(self.on_actions / self.row.max())[:, :, None, None].expand(-1, -1, 6, 18), columns=len(shares), bars=shares, title="weight on the actions",
                         texts=[f"{name}\n{percent(share)}" for name, share in zip(names, shares)],
                         labels=[f"{name} after frame {number}: {percent(share)}" for name, number, share in zip(names, self.page.numbers, shares)])
-
-    def place(self, index):
-        "Words for a place of the sequence."
-        step, cell = divmod(index, self.on_frames.shape[-1] + 1)
-        if cell == self.on_frames.shape[-1]: return f"{self.names[self.page.actions[step]]} after frame {self.page.numbers[step]}"
-        return f"row {cell // self.grid + 1}, column {cell % self.grid + 1} of frame {self.page.numbers[step]}"
 
     def sentence(self):
         "What is shown, in words."
