@@ -79,7 +79,8 @@ def test_without_a_loop_play_says_so(catch):
 @pytest.mark.parametrize("view", [play.DreamPad, widgets.TokenEditor, widgets.Codebook])
 def test_no_widget_hides_what_ipywidgets_needs(view):
     needed = {"open", "close", "send", "send_state", "get_state", "set_state", "hold_sync", "keys", "comm", "observe"}
-    assert not needed & set(vars(view)) and issubclass(view, ipywidgets.VBox)
+    own = {name for kind in view.__mro__ if kind.__module__.startswith("iris_edu") for name in vars(kind)}
+    assert not needed & own and issubclass(view, ipywidgets.VBox)
 
 
 def test_a_snapshot_stays_in_the_notebook_and_no_state(catch):
@@ -142,6 +143,12 @@ def test_the_pad_sketches_only_where_that_is_faster(catch, monkeypatch, sketch, 
     assert isinstance(pad.game.trained.tokenizer, play.Sketching) == taken
     pad.once.click()
     assert len(pad.game.steps) == 1 and not pad.voice.wrong
+
+
+def test_a_picture_drawn_before_the_first_play_is_no_news(catch):
+    pad = play.DreamPad(*catch)
+    pad.screen.heard["drawn"]({})
+    assert pad.playing is None and not pad.voice.wrong
 
 
 def test_the_browser_is_asked_at_every_third_picture(catch):
