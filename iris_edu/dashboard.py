@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'BARS', 'SHOWN', 'FOLLOWERS', 'runs_in', 'seconds_of', 'time_left', 'sparkline', 'clock', 'finished',
-           'progress', 'pictures', 'table', 'summary', 'watch', 'as_array', 'named', 'chart', 'charts', 'Dashboard']
+           'progress', 'pictures', 'table', 'summary', 'watch', 'as_array', 'named', 'chart', 'charts', 'RunCurves',
+           'RunView', 'RunWatcher', 'Dashboard']
 
 # %% ../nbs/A11_dashboard.ipynb #a10e4b57
 import asyncio, sys, time
@@ -135,45 +136,54 @@ def charts(records):
     words = lambda lines: "\n".join(f"{key.replace('/', ' ').replace('_', ' ')} {values[-1]:.4g}, at first {values[0]:.4g}" for key, (_, values) in lines.items())
     return [(title, chart(title, lines), words(lines)) for title, lines in found.items() if lines]
 
-# %% ../nbs/A11_dashboard.ipynb #276c8764
-FOLLOWERS = WeakValueDictionary()
-
-class Dashboard(View):
-    "A run folder, live or finished: curves, reconstructions and dreams, speed and time left; `refresh` reads it again, `follow` does so by itself."
-    task = None
-
-    def __init__(self, run_dir, seconds=3.0):
+# %% ../nbs/A11_dashboard.ipynb #6e30c7d9
+class RunCurves(View):
+    "The numbers of a run folder as curves and in a sentence; `refresh` reads it again."
+    def __init__(self, run_dir):
         if View is object: raise UserError("The dashboard needs the notebook packages: pip install 'iris-edu[notebook]', or use iris-edu watch.")
-        self.run_dir, self.seconds = Path(run_dir), seconds
-        self.config = config_from_dict(read_config(run_dir)["config"])
-        if older := FOLLOWERS.pop(self.run_dir.resolve(), None): older.following.value = False
-        self.button, self.following = ipywidgets.Button(description="refresh"), ipywidgets.Checkbox(False, description="follow", indent=False)
-        self.epoch = ipywidgets.Dropdown(description="picture of epoch", style={"description_width": "initial"})
-        self.curves, self.picture = Gallery(columns=3, gap=8, zoom=1.0), Gallery(zoom=1.0)
-        super().__init__(row(self.button, self.following, self.epoch), self.picture, self.curves)
+        self.run_dir, self.config = Path(run_dir), config_from_dict(read_config(run_dir)["config"])
+        self.button, self.curves = ipywidgets.Button(description="refresh"), Gallery(columns=3, gap=8, zoom=1.0)
+        self.controls = row(self.button)
+        super().__init__(self.controls, self.curves)
         self.when(self.button, self.refresh)
-        self.when(self.following, self.follow)
-        self.when(self.epoch, self.look)
-        self.refresh()
 
     def refresh(self):
         "Read the folder again."
-        self.seen, self.records = self.stamp(), read_metrics(self.run_dir)
-        drawn = charts(self.records)
-        if drawn: self.curves.show(np.stack([picture for _, picture, _ in drawn]), texts=[words for *_, words in drawn], labels=[f"{title}: {words}" for title, _, words in drawn])
-        newest = not self.epoch.options or self.epoch.value == self.epoch.options[-1]
-        epochs, before = tuple(pictures(self.run_dir)), self.epoch.value
-        if epochs != self.epoch.options: self.epoch.options = epochs
-        if epochs: self.epoch.value = epochs[-1] if newest or before not in epochs else before
-        self.look()
+        self.records = read_metrics(self.run_dir)
+        self.draw()
         done, *more = progress(self.config, self.records)
         self.say("; ".join([f"{self.config.env.game}, {done}", *self.newest(), *more]) + ".")
+
+    def draw(self):
+        "Draw the curves, if there are any."
+        drawn = charts(self.records)
+        if drawn: self.curves.show(np.stack([picture for _, picture, _ in drawn]), texts=[words for *_, words in drawn], labels=[f"{title}: {words}" for title, _, words in drawn])
 
     def newest(self):
         "The last return and the last use of the codebook, in words."
         said = {"evaluate/return": "return {:.3g}", "evaluate/codebook_used": "{:.0%} of the codes in use"}
         found = curves(self.records, said)
         return [said[key].format(values[-1]) for key, (_, values) in found.items()]
+
+# %% ../nbs/A11_dashboard.ipynb #b7d25c80
+class RunView(RunCurves):
+    "A run folder as it is now: its curves, and the reconstructions and dreams of an epoch to choose."
+    def __init__(self, run_dir):
+        super().__init__(run_dir)
+        self.epoch = ipywidgets.Dropdown(description="picture of epoch", style={"description_width": "initial"})
+        self.picture = Gallery(zoom=1.0)
+        self.controls.children += (self.epoch,)
+        self.children = [self.controls, self.picture, self.curves, self.voice]
+        self.when(self.epoch, self.look)
+
+    def draw(self):
+        "Draw the curves, offer the pictures there are, and show one."
+        super().draw()
+        newest = not self.epoch.options or self.epoch.value == self.epoch.options[-1]
+        epochs, before = tuple(pictures(self.run_dir)), self.epoch.value
+        if epochs != self.epoch.options: self.epoch.options = epochs
+        if epochs: self.epoch.value = epochs[-1] if newest or before not in epochs else before
+        self.look()
 
     def look(self):
         "Show the picture of the chosen epoch, or say that there is none."
@@ -183,10 +193,44 @@ class Dashboard(View):
         what = f"epoch {self.epoch.value}: reality above, its reconstruction, and the dream under the same actions"
         self.picture.show(image[None], zoom=min(1.0, 1200 / image.shape[1]), title=what, labels=[what], status="")
 
+# %% ../nbs/A11_dashboard.ipynb #25e9b60a
+class RunWatcher(RunView):
+    "A RunView that can look by itself, every few seconds, whether the run has written something."
+    def __init__(self, run_dir, seconds=3.0):
+        super().__init__(run_dir)
+        self.seconds = seconds
+
+    def refresh(self):
+        "Read the folder again."
+        self.seen = self.stamp()
+        super().refresh()
+
     def stamp(self):
         "What changes when the run writes: the metrics' time and size, and the pictures there are."
         path = self.run_dir / METRICS
         return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None, tuple(pictures(self.run_dir))
+
+    async def look_again(self):
+        "Refresh whenever the run has written, until its last epoch."
+        while not finished(self.config, self.records):
+            await asyncio.sleep(self.seconds)
+            with self.lock:
+                if self.stamp() != self.seen: self.refresh()
+
+# %% ../nbs/A11_dashboard.ipynb #276c8764
+FOLLOWERS = WeakValueDictionary()
+
+class Dashboard(RunWatcher):
+    "A run folder, live or finished: curves, reconstructions and dreams, speed and time left; `refresh` reads it again, `follow` does so by itself."
+    task = None
+
+    def __init__(self, run_dir, seconds=3.0):
+        super().__init__(run_dir, seconds)
+        if older := FOLLOWERS.pop(self.run_dir.resolve(), None): older.following.value = False
+        self.following = ipywidgets.Checkbox(False, description="follow", indent=False)
+        self.controls.children = [self.button, self.following, self.epoch]
+        self.when(self.following, self.follow)
+        self.refresh()
 
     def follow(self):
         "Begin to follow the run, or end it."
@@ -201,11 +245,7 @@ class Dashboard(View):
 
     async def look_again(self):
         "Refresh whenever the run has written, until its last epoch or an error."
-        try:
-            while not finished(self.config, self.records):
-                await asyncio.sleep(self.seconds)
-                with self.lock:
-                    if self.stamp() != self.seen: self.refresh()
+        try: await super().look_again()
         except Exception as error: self.say(f"{type(error).__name__}: {error}", wrong=True)
         self.task, self.following.value = None, False
 
