@@ -88,7 +88,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(norm_swish_conv(channels, groups), norm_swish_conv(channels, groups))
 
-    def forward(self, x): return x + self.body(x)
+    def forward(self, x):
+        "(B,C,H,W) -> (B,C,H,W)."
+        return x + self.body(x)
 
 # %% ../nbs/03_autoencoder.ipynb #2cc0028d
 class AttentionBlock(nn.Module):
@@ -125,7 +127,9 @@ class Encoder(nn.Module):
             parts += level(config, config.size // config.patch >> i, config.residual_blocks)
         self.body = nn.Sequential(*parts, *middle(config), norm_swish_conv(config.channels, config.groups, config.latent))
 
-    def forward(self, frames): return self.body(2 * frames - 1)
+    def forward(self, frames):
+        "(B,3,H,W) in [0,1] -> (B,latent,grid,grid)."
+        return self.body(2 * frames - 1)
 
 # %% ../nbs/03_autoencoder.ipynb #a4c956f3
 class Decoder(nn.Module):
@@ -138,7 +142,9 @@ class Decoder(nn.Module):
             if i: parts.append(up(config.channels))
         self.body = nn.Sequential(*parts, norm_swish_conv(config.channels, config.groups, 3 * config.patch**2), nn.PixelShuffle(config.patch))
 
-    def forward(self, latent): return (self.body(latent) + 1) / 2
+    def forward(self, latent):
+        "(B,latent,grid,grid) -> (B,3,H,W), not clamped."
+        return (self.body(latent) + 1) / 2
 
 # %% ../nbs/03_autoencoder.ipynb #76a0a585
 class PatchEncoder(nn.Module):

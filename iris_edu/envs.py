@@ -29,9 +29,9 @@ class Environment(Protocol):
     observation_space: Any
     action_space: Any
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]: ...
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]: ...
-    def close(self) -> None: ...
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]: "A new game -> frame, info; the same seed gives the same game."
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]: "Frame, reward, terminated, truncated, info after an action."
+    def close(self) -> None: "Give back what the game holds."
 
 # %% ../nbs/01_envs.ipynb #43c93487
 def num_actions(env: Environment) -> int:
@@ -54,10 +54,12 @@ class SkipFrames(gym.Wrapper):
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
 
     def reset(self, *, seed=None, options=None):
+        "The first frame, resized, and info."
         frame, info = self.env.reset(seed=seed, options=options)
         return resize(frame, self.size), info
 
     def step(self, action):
+        "The merged frame, the summed reward, terminated, truncated, info; fewer emulator frames if the game ends."
         frames, total = [], 0.0
         for _ in range(self.skip):
             frame, reward, terminated, truncated, info = self.env.step(action)
@@ -75,6 +77,7 @@ class RandomNoops(gym.Wrapper):
         self.maximum = maximum
 
     def reset(self, *, seed=None, options=None):
+        "Frame and info after the frames without action."
         frame, info = self.env.reset(seed=seed, options=options)
         count = int(self.unwrapped.np_random.integers(1, self.maximum + 1)) if self.maximum else 0
         for _ in range(count):
@@ -91,6 +94,7 @@ class LifeLossEnds(gym.Wrapper):
         self.lives, self.life_lost = 0, False
 
     def reset(self, *, seed=None, options=None):
+        "Frame and info, `life_lost` False."
         over = seed is not None or not self.life_lost
         if not over:
             frame, _, terminated, truncated, info = self.env.step(0)
@@ -100,6 +104,7 @@ class LifeLossEnds(gym.Wrapper):
         return frame, {**info, "life_lost": False}
 
     def step(self, action):
+        "As the game's step, but terminated where a life is lost; info says so in `life_lost`."
         frame, reward, terminated, truncated, info = self.env.step(action)
         self.life_lost = 0 < info["lives"] < self.lives and not (terminated or truncated)
         self.lives = info["lives"]

@@ -70,7 +70,7 @@ def read(tokenizer, recording, first, last):
 # %% ../nbs/A8_futures.ipynb #0b865d3c
 class Unseen:
     "The decoder of dreams that nobody looks at."
-    def decode(self, tokens): return None
+    def decode(self, tokens): "Draws nothing -> None."
 
 def developer(tokenizer, most=500):
     "A function from tokens (...,K) to float frames (...,3,H,W) that draws each picture once and remembers some hundreds of them."

@@ -172,6 +172,7 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, x) -> list:
+        "(B,3,H,W), scaled as in training -> five feature maps (B,C,h,w)."
         found = []
         for i, layer in enumerate(self.features):
             x = layer(x)
@@ -273,6 +274,7 @@ class ArraysOnly(pickle.Unpickler):
     allowed = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
 
     def find_class(self, module, name):
+        "The class a pickle names; UserError unless an array needs it."
         if module.split(".")[0] == "numpy" and name in self.allowed: return self.allowed[name]
         raise UserError(f"The weights file asks for {module}.{name}, which is not a plain array, so it was not read; use another file.")
 
