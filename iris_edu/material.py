@@ -568,7 +568,7 @@ PAPER = changed(dataclasses.replace(PRESETS["atari100k"], device="cpu", precisio
 MATERIAL["checkpoints/pong-breakout"] = partial(make_tokenizer, "pong-breakout", ("Pong", "Breakout"), PAPER)
 for count in (16, 64):
     reduced = AutoencoderConfig(tokens=count, channels=48, groups=16, latent=128, patch=4)
-    MATERIAL[f"checkpoints/alien-{count}"] = partial(make_tokenizer, f"alien-{count}", ("Alien",), dataclasses.replace(PAPER, env=EnvConfig("Alien"), autoencoder=reduced), updates=900, batch=16, learning_rate=2e-3, perceptual_every=6)
+    MATERIAL[f"checkpoints/alien-{count}"] = partial(make_tokenizer, f"alien-{count}", ("Alien",), dataclasses.replace(PAPER, env=EnvConfig("Alien"), autoencoder=reduced), updates=1_500, batch=16, learning_rate=2e-3, perceptual_every=6)
 
 # %% ../nbs/A7_material.ipynb #1ad8c2e6
 def token_segments(recording, tokens, count, steps, draw):
