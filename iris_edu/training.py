@@ -10,9 +10,9 @@ __all__ = ['DEVICES', 'PRECISIONS', 'EXECUTIONS', 'PRESETS', 'LEARNERS', 'LOSSES
            'ExecutionPlan', 'Plain', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite',
            'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch', 'revive', 'update_once',
            'autocast', 'evaluate_epoch', 'evaluate_agent', 'held_out', 'has_started', 'learns', 'replay_of', 'reenact',
-           'write_picture', 'background_evaluation', 'evaluate_checkpoint', 'save', 'resume', 'Trainer', 'timed',
-           'pick_device', 'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train',
-           'begin', 'open_run', 'read_config', 'differences', 'load_run', 'keep_memory']
+           'write_picture', 'background_evaluation', 'evaluate_checkpoint', 'save', 'resume', 'Workshop', 'Trainer',
+           'timed', 'pick_device', 'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard',
+           'train', 'begin', 'open_run', 'read_config', 'differences', 'load_run', 'keep_memory']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import ctypes, dataclasses, importlib, json, os, subprocess, sys, threading, time
@@ -679,9 +679,9 @@ def resume(trainer):
     restore_collector(trainer.collector, [load_recording(experience_path(trainer.run_dir, epoch)) for epoch in collected])
     trim_metrics(trainer.run_dir, trainer.epoch)
 
-# %% ../nbs/09_training.ipynb #f1420aec
-class Trainer:
-    "Algorithm 1 on the schedule of Table 5; its run folder holds all it needs to go on where it stopped."
+# %% ../nbs/09_training.ipynb #b8eeefe6
+class Workshop:
+    "All that a run holds: its configuration and folder, the replay and who fills it, the agent and its dream, optimisers, what is kept, callbacks."
     def __init__(self, config, run_dir, callbacks=()):
         self.config, self.run_dir, self.epoch = config, Path(run_dir), 0
         self.device = pick_device(config.device)
@@ -700,6 +700,22 @@ class Trainer:
         self.execution = resolve(EXECUTIONS.get(plan := pick_execution(config.execution, self.device), plan))(self)
         self.callbacks = [make(self.run_dir, config) for make in (*callbacks, *map(resolve, config.parts.callbacks))]
 
+    def batch(self, name, length, draw, anchor="start"):
+        "A batch of segments for one learner, of its batch size."
+        size = getattr(self.config.training, f"{name}_batch") // self.config.training.accumulate
+        return self.replay.sample(size, length, draw.host, anchor)
+
+    def forget(self):
+        "Forget what the tokenizer made of the replay, because one of them changed."
+        for view in (self.tokens, self.reconstructions): view.forget()
+
+    def tell(self, event, *args):
+        "Call an event of every callback that has it."
+        for callback in self.callbacks: getattr(callback, event, lambda *args: None)(*args)
+
+# %% ../nbs/09_training.ipynb #f1420aec
+class Trainer(Workshop):
+    "Algorithm 1 on the schedule of Table 5; its run folder holds all it needs to go on where it stopped."
     def run(self, max_epochs=None):
         "Train to the end of the schedule, or to epoch `max_epochs`; every epoch ends in a checkpoint."
         last = min(self.config.training.epochs, max_epochs or self.config.training.epochs)
@@ -723,19 +739,6 @@ class Trainer:
                 if learns(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
             if due: record |= timed("evaluate", evaluate)
         return record | {"steps": config.collect_steps * min(self.epoch, config.collect_epochs)}
-
-    def batch(self, name, length, draw, anchor="start"):
-        "A batch of segments for one learner, of its batch size."
-        size = getattr(self.config.training, f"{name}_batch") // self.config.training.accumulate
-        return self.replay.sample(size, length, draw.host, anchor)
-
-    def forget(self):
-        "Forget what the tokenizer made of the replay, because one of them changed."
-        for view in (self.tokens, self.reconstructions): view.forget()
-
-    def tell(self, event, *args):
-        "Call an event of every callback that has it."
-        for callback in self.callbacks: getattr(callback, event, lambda *args: None)(*args)
 
 # %% ../nbs/09_training.ipynb #5e501e29
 def timed(name, phase, *args):
