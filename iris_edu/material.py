@@ -9,7 +9,7 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MANIFEST', 'MARKS', 'LICENCES', 'MATERIA
            'write_table', 'make_episodes', 'describe', 'episodes_file', 'make', 'check_name', 'files_of', 'inventory',
            'load_episodes', 'episode_frames', 'save_trained', 'Trained', 'load_trained', 'squares', 'soften',
            'dictionary', 'typical', 'different_squares', 'names', 'spell', 'background', 'moves', 'Scene', 'scene',
-           'chance', 'naming', 'lesson', 'mixed', 'views', 'even_batch', 'distance', 'practice', 'train_tokenizer',
+           'chance', 'naming', 'lesson', 'mixed', 'views', 'lesson_batch', 'distance', 'practice', 'train_tokenizer',
            'first_dictionary', 'codes_of', 'build_tokenizer', 'tokenizer_step', 'moving_error', 'ball_found',
            'tokenizer_facts', 'make_tokenizer', 'changed', 'token_segments', 'train_world_model', 'make_dream',
            'dream_facts', 'keep_run', 'make_agent', 'learning_rows', 'make_learning', 'load_learning']
@@ -351,15 +351,15 @@ def squares(frames, grid):
 
 # %% ../nbs/A7_material.ipynb #b5bea154
 def soften(points):
-    "Squares (...,3·p·p) with every pixel averaged twice with its neighbours inside the square: a shape that moves by a pixel stays near to itself."
+    "Squares (...,3·p·p) with every pixel averaged with its neighbours inside the square, p / 4 times: a shape that moves by a pixel stays near to itself."
     pictures = rearrange(points, "... (c p q) -> (...) c p q", c=3, p=isqrt(points.shape[-1] // 3))
-    blur = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
-    return blur(blur(pictures)).reshape(points.shape)
+    for _ in range(max(1, pictures.shape[-1] // 4)): pictures = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+    return pictures.reshape(points.shape)
 
 @torch.no_grad()
-def dictionary(frames_by_game, count, grid, draw, most=10_000, scale=0.07, power=0.2):
-    "`count` typical squares of a list of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen greedily from at most `most` different ones of each game, one that is seen n times counting n^power; N squares take 8·N² bytes."
-    pictures, seen = different_squares(frames_by_game, grid, draw, most)
+def dictionary(frames, count, grid, draw, most=10_000, scale=0.1, power=0.3):
+    "`count` typical squares of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen greedily from at most `most` different ones, one that is seen n times counting n^power; N squares take 8·N² bytes."
+    pictures, seen = different_squares(frames, grid, draw, most)
     points, votes = soften(pictures), seen.pow(power)
     miss = torch.cdist(points, points).square_()
     miss /= miss + scale
@@ -379,12 +379,11 @@ def typical(miss, chosen, seen):
     groups = [(nearest == entry).nonzero().flatten() for entry in range(len(chosen))]
     return torch.tensor([group[(miss[group][:, group] @ seen[group]).argmin()] if len(group) else chosen[entry] for entry, group in enumerate(groups)])
 
-def different_squares(frames_by_game, grid, draw, most):
-    "At most `most` different squares of every game, float (N,3·p·p) in [0,1], and how often each is seen, float (N,)."
-    found = [squares(frames, grid).flatten(0, 2).unique(dim=0, return_counts=True) for frames in frames_by_game]
-    kept = [torch.randperm(len(counts), generator=draw)[:most] for _, counts in found]
-    pictures, counts = (torch.cat([part[keep] for part, keep in zip(parts, kept)]) for parts in zip(*found))
-    return to_float(pictures), counts.float()
+def different_squares(frames, grid, draw, most):
+    "At most `most` different squares of uint8 frames (T,3,H,W), float (N,3·p·p) in [0,1], and how often each is seen, float (N,)."
+    pictures, counts = squares(frames, grid).flatten(0, 2).unique(dim=0, return_counts=True)
+    kept = torch.randperm(len(counts), generator=draw)[:most]
+    return to_float(pictures[kept]), counts[kept].float()
 
 def names(frames, grid, book):
     "The entry of `book` (N,3·p·p) nearest to every square of frames (B,3,H,W), in 32 bits also under autocast: int64 (B,grid,grid)."
@@ -404,8 +403,9 @@ def moves(frames, still, threshold=0.05):
     return (frames - still).abs().amax(1, keepdim=True) > threshold
 
 class Scene(NamedTuple):
-    "A game as training sees it: uint8 frames (T,3,H,W), the names of their squares (T,grid,grid), how often each square is to be shown (grid²,T), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
+    "A game as training sees it: uint8 frames (T,3,H,W), a dictionary (N,3·p·p), the names of the frames' squares (T,grid,grid), how often each square is to be shown (grid²,T), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
     frames: torch.Tensor
+    book: torch.Tensor
     names: torch.Tensor
     chance: torch.Tensor
     still: torch.Tensor
@@ -415,7 +415,7 @@ def scene(frames, grid, book, strength=1.5, power=0.8):
     "The Scene of uint8 frames (T,3,H,W): a pixel that moves in a share r of the pasted frames counts about strength / r^power."
     still, named = background(frames), torch.cat([names(to_float(part), grid, book) for part in frames.split(500)])
     often = sum(moves(spell(part, book), still).float().sum(0) for part in named.split(500)) / len(frames)
-    return Scene(frames, named, chance(named), still, strength / (often + 0.001) ** power)
+    return Scene(frames, book, named, chance(named), still, strength / (often + 0.001) ** power)
 
 def chance(tokens, power=0.3):
     "How often to show each square of frames with tokens (T,h,w), up to a factor: float (h·w,T), so that a word said n times in its place is shown n^power times, not n."
@@ -449,12 +449,11 @@ def views(scene, count, draw):
     row = torch.randint(len(scene.frames), (count - count // 2,), generator=draw)
     return [torch.cat(pair) for pair in zip((scene.frames[row], scene.names[row]), mixed(scene, count // 2, draw))]
 
-def even_batch(scenes, count, draw, book):
-    "About `count` random frames, as many of each Scene: the frames float (count,3,H,W), their names, the pasted frames, and what pixels count, (count,1,H,W) with mean 1."
-    each = count // len(scenes)
-    frames, tokens = (torch.cat(parts) for parts in zip(*[views(one, each, draw) for one in scenes]))
-    pasted = spell(tokens, book)
-    importance = torch.cat([1 + one.weight * moves(part, one.still) for one, part in zip(scenes, pasted.split(each))])
+def lesson_batch(scene, count, draw):
+    "`count` `views` of a Scene: the frames float (count,3,H,W), their names, the pasted frames, and what pixels count, (count,1,H,W) with mean 1."
+    frames, tokens = views(scene, count, draw)
+    pasted = spell(tokens, scene.book)
+    importance = 1 + scene.weight * moves(pasted, scene.still)
     return to_float(frames).contiguous(), tokens, pasted.contiguous(), importance / importance.mean()
 
 # %% ../nbs/A7_material.ipynb #74462c2d
@@ -471,28 +470,27 @@ def practice(tokenizer, frames, tokens, pasted, importance, lpips, weight):
     return tokenizer.loss(pasted, distance(lpips, weight, importance)) | dict(naming=naming(tokenizer, frames, tokens))
 
 # %% ../nbs/A7_material.ipynb #af709444
-def train_tokenizer(frames_by_game, config, updates, batch, learning_rate, lessons=0.9, seed=0, perceptual_every=3, squared=1000.0, max_grad_norm=1.0, tell=None):
-    "A tokenizer of `config` trained on a list of uint8 (T,3,H,W), in eval mode; the first share `lessons` of the updates are lessons; tell(update, losses) hears of every update; perceptual_every=0: no LPIPS."
+def train_tokenizer(frames, config, updates, batch, learning_rate, lessons=0.9, seed=0, perceptual_every=3, squared=1000.0, max_grad_norm=1.0, tell=None):
+    "A tokenizer of `config` trained on uint8 frames (T,3,H,W), in eval mode; the first share `lessons` of the updates are lessons; tell(update, losses) hears of every update; perceptual_every=0: no LPIPS."
     torch.manual_seed(seed)
     tokenizer, draw = build_tokenizer(config), torch.Generator().manual_seed(seed)
     lpips = resolve(config.parts.perceptual_loss)(config.tokenizer) if perceptual_every else None
     adam = torch.optim.Adam(tokenizer.parameters(), learning_rate)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, learning_rate, updates, pct_start=0.05)
     with one_thread():
-        book = first_dictionary(tokenizer, frames_by_game, draw)
-        scenes = [scene(frames, tokenizer.grid, book) for frames in frames_by_game]
+        game = scene(frames, tokenizer.grid, first_dictionary(tokenizer, frames, draw))
         for update in range(1, updates + 1):
             look = lpips if perceptual_every and update % perceptual_every == 0 else None
             losses_of = partial(lesson, weight=squared) if update <= lessons * updates else partial(practice, lpips=look, weight=squared)
-            losses = tokenizer_step(tokenizer, even_batch(scenes, batch, draw, book), losses_of, adam, config.precision, max_grad_norm)
+            losses = tokenizer_step(tokenizer, lesson_batch(game, batch, draw), losses_of, adam, config.precision, max_grad_norm)
             rate.step()
             if tell: tell(update, losses)
     return tokenizer.eval()
 
 # %% ../nbs/A7_material.ipynb #9c1d0380
-def first_dictionary(tokenizer, frames_by_game, draw):
-    "A dictionary with as many entries as the codebook has room for, whose codes become the tokenizer's."
-    book, codes = dictionary(frames_by_game, tokenizer.vocabulary, tokenizer.grid, draw), tokenizer.quantizer.codebook.weight
+def first_dictionary(tokenizer, frames, draw):
+    "A dictionary of uint8 frames (T,3,H,W) with as many entries as the codebook has room for, whose codes become the tokenizer's."
+    book, codes = dictionary(frames, tokenizer.vocabulary, tokenizer.grid, draw), tokenizer.quantizer.codebook.weight
     codes.data[:] = codes_of(book, codes.shape[1], draw)
     return book
 
@@ -549,14 +547,14 @@ def tokenizer_facts(tokenizer, frames, court=None, batch=64):
     return facts | ({"ball": ball_found(drawn, real, still, court)} if court else {})
 
 # %% ../nbs/A7_material.ipynb #793f88a3
-def make_tokenizer(name, games, config, folder=None, updates=4_000, batch=8, learning_rate=2e-3, **options):
-    "Train a tokenizer on recorded games (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
-    frames, start = [episode_frames(game, "train", folder) for game in games], time.perf_counter()
+def make_tokenizer(name, config, folder=None, updates=3_000, batch=8, learning_rate=2e-3, **options):
+    "Train a tokenizer on the recording of the configuration's game (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
+    game, start = config.env.game, time.perf_counter()
     tell = options.pop("tell", lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True))
-    tokenizer = train_tokenizer(frames, config, updates, batch, learning_rate, tell=tell, **options)
-    held_out = {game: tokenizer_facts(tokenizer, episode_frames(game, folder=folder)[::4], COURTS.get(game)) for game in games}
+    tokenizer = train_tokenizer(episode_frames(game, "train", folder), config, updates, batch, learning_rate, tell=tell, **options)
+    held_out = tokenizer_facts(tokenizer, episode_frames(game, folder=folder)[::4], COURTS.get(game))
     save_trained(name, {"tokenizer": tokenizer}, config, {
-        "about": f"tokenizer for {' and '.join(games)}, {updates:,} updates", "command": f"iris-edu make checkpoints/{name}", "updates": updates,
+        "about": f"tokenizer for {game}, {updates:,} updates", "command": f"iris-edu make checkpoints/{name}", "updates": updates,
         "minutes": round((time.perf_counter() - start) / 60, 1), "held_out": held_out}, folder)
 
 def changed(config, name, value):
@@ -565,10 +563,11 @@ def changed(config, name, value):
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
 
 PAPER = changed(dataclasses.replace(PRESETS["atari100k"], device="cpu", precision="bf16"), "tokenizer.perceptual_dropout", 0.0)
-MATERIAL["checkpoints/pong-breakout"] = partial(make_tokenizer, "pong-breakout", ("Pong", "Breakout"), PAPER)
+for name, game in {"pong-16": "Pong", "breakout-16": "Breakout"}.items():
+    MATERIAL[f"checkpoints/{name}"] = partial(make_tokenizer, name, dataclasses.replace(PAPER, env=EnvConfig(game)))
 for count in (16, 64):
     reduced = AutoencoderConfig(tokens=count, channels=48, groups=16, latent=128, patch=4)
-    MATERIAL[f"checkpoints/alien-{count}"] = partial(make_tokenizer, f"alien-{count}", ("Alien",), dataclasses.replace(PAPER, env=EnvConfig("Alien"), autoencoder=reduced), updates=1_500, batch=16, learning_rate=2e-3, perceptual_every=6)
+    MATERIAL[f"checkpoints/alien-{count}"] = partial(make_tokenizer, f"alien-{count}", dataclasses.replace(PAPER, env=EnvConfig("Alien"), autoencoder=reduced), updates=1_500, batch=16, perceptual_every=6)
 
 # %% ../nbs/A7_material.ipynb #1ad8c2e6
 def token_segments(recording, tokens, count, steps, draw):
@@ -599,9 +598,10 @@ def train_world_model(recording, tokens, config, actions, updates, batch, learni
     return model.eval()
 
 # %% ../nbs/A7_material.ipynb #3f3cd14c
-def make_dream(name, tokenizer, game, config, folder=None, updates=4_000, batch=32, learning_rate=3e-3):
-    "Train a world model on a recorded game in the tokens of checkpoint `tokenizer`, and write it as checkpoint NAME with what its dream gets wrong on the held-out game."
-    (reader,), recording, start = load_trained(tokenizer, folder).need("tokenizer"), load_episodes(game, "train", folder), time.perf_counter()
+def make_dream(name, tokenizer, config, folder=None, updates=4_000, batch=32, learning_rate=3e-3):
+    "Train a world model on the recording of the configuration's game in the tokens of checkpoint `tokenizer`, and write it as checkpoint NAME with what its dream gets wrong on the held-out game."
+    (reader,), game, start = load_trained(tokenizer, folder).need("tokenizer"), config.env.game, time.perf_counter()
+    recording = load_episodes(game, "train", folder)
     tokens = torch.cat([reader.encode(to_float(part)) for part in episode_frames(game, "train", folder).split(64)])
     tell = lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True)
     model = train_world_model(recording, tokens, config, _actions(config), updates, batch, learning_rate, tell=tell)
@@ -621,7 +621,7 @@ def dream_facts(dream, recording, segments=64, steps=11):
 
 REDUCED = {"transformer": TransformerConfig(layers=3, heads=4, width=128, init_std=0.09),
            "world_model": WorldModelConfig(steps=4), "imagination": ImaginationConfig(keep_frames=2)}
-MATERIAL["checkpoints/pong-dream"] = partial(make_dream, "pong-dream", "pong-breakout", "Pong", dataclasses.replace(PAPER, **REDUCED))
+MATERIAL["checkpoints/pong-dream"] = partial(make_dream, "pong-dream", "pong-16", dataclasses.replace(PAPER, env=EnvConfig("Pong"), **REDUCED))
 
 # %% ../nbs/A7_material.ipynb #e7b2893e
 def keep_run(name, run_dir, folder=None):

@@ -103,6 +103,7 @@ def attend(q, k, v, dropout=0.):
 # %% ../nbs/05_transformer.ipynb #7f9ad7c3
 class CausalAttention(nn.Module):
     "Multi-head causal self-attention (paper A.2), with an optional cache of keys and values (protocol Attention)."
+    attend = staticmethod(attend)
 
     def __init__(self, config):
         super().__init__()
@@ -123,7 +124,7 @@ class CausalAttention(nn.Module):
         if layer_cache is not None:
             layer_cache = append(layer_cache, k, v)
             k, v = (buffer[:, :, :layer_cache.length] for buffer in layer_cache[:2])
-        y = attend(q, k, v, self.dropout if self.training else 0.)
+        y = self.attend(q, k, v, self.dropout if self.training else 0.)
         return self.out(rearrange(y, "b h s d -> b s (h d)")), layer_cache
 
 # %% ../nbs/05_transformer.ipynb #2aec4a1d

@@ -30,7 +30,7 @@ def frames(dream, words, actions, passes):
     return call, hook
 
 def main(updates=150):
-    tokenizer = load_trained("pong-breakout").tokenizer
+    tokenizer = load_trained("pong-16").tokenizer
     start = time.perf_counter()
     model, words = paper_model(tokenizer, updates)
     print(f"{device_name(torch.device('cpu'))}; trained {updates} updates in {time.perf_counter() - start:.0f} s")

@@ -110,7 +110,7 @@ def test_who_starts_again_gets_other_dice(catch):
     assert pad.game.seed != first and pad.game.steps == [] and len(pad.frames) == 1
 
 
-@pytest.mark.parametrize("words", [["play", "nobody"], ["play", "catch-small", "--port", "70000"], ["play", "pong-breakout"]])
+@pytest.mark.parametrize("words", [["play", "nobody"], ["play", "catch-small", "--port", "70000"], ["play", "pong-16"]])
 def test_play_refuses_in_a_sentence(words, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1

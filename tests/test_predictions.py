@@ -258,7 +258,7 @@ def test_errors_are_sentences_and_the_view_goes_on(trained, games):
 
 def test_a_checkpoint_without_a_world_model_is_refused(games):
     for view in (NextToken, FrameAttention):
-        with pytest.raises(UserError, match="holds no world_model"): view(load_trained("pong-breakout"), games)
+        with pytest.raises(UserError, match="holds no world_model"): view(load_trained("pong-16"), games)
 
 
 def test_every_picture_has_words_and_snapshots_are_drawn(trained, games):

@@ -2,6 +2,7 @@
 import json
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from iris_edu.runs import load_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
                                resolve, set_precision, train, update_once)
-from iris_edu.transformer import TransformerConfig
+from iris_edu.transformer import TransformerConfig, attend
 from iris_edu.world_model import WorldModel, WorldModelConfig, sample_categorical
 
 TINY = PRESETS["tiny"]
@@ -94,7 +95,8 @@ def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
 def test_compiled_equals_plain(tmp_path, name):
     if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))): pytest.skip(f"torch.compile does not work here: {trouble}")
     small = replace(PRESETS["small"], device="cpu", training=replace(SMALL.training, tokenizer_batch=4, world_model_batch=2))  # few layers: compiling takes its time
-    plain, compiled = (started(replace(small, execution=kind), tmp_path / kind) for kind in ("plain", "compiled"))
+    plain, compiled = (started(small, tmp_path / kind) for kind in ("plain", "compiled"))
+    speed.compile_parts(compiled.agent)
     before = losses_and_gradients(plain, name)
     assert_same(losses_and_gradients(compiled, name), before)
     assert plain.agent.state_dict().keys() == compiled.agent.state_dict().keys()
@@ -184,10 +186,54 @@ def test_other_plans_keep_their_own_imagine(tmp_path, monkeypatch):
 def test_compiled_that_cannot_compile_says_so_and_goes_on(tmp_path, monkeypatch):
     def refuse(*args, **options): raise RuntimeError("no C++ compiler\nsecond line")
     monkeypatch.setattr(torch, "compile", refuse)
+    trainer, plain = (started(NO_DROPOUT, tmp_path / name) for name in ("compiled", "plain"))
+    elsewhere = SimpleNamespace(agent=trainer.agent, device=torch.device("cuda"))
     with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no C\+\+ compiler\): the run goes on"):
-        trainer = started(replace(NO_DROPOUT, execution="compiled"), tmp_path / "compiled")
-    plain = started(NO_DROPOUT, tmp_path / "plain")
+        speed.Compiled(elsewhere)
     assert_same(losses_and_gradients(trainer, "world_model"), losses_and_gradients(plain, "world_model"))
+
+
+def test_a_processor_tosses_coins_and_compiles_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    compiled, plain = (started(replace(NO_DROPOUT, execution=kind), tmp_path / kind) for kind in ("compiled", "plain"))
+    assert_same(losses_and_gradients(compiled, "world_model"), losses_and_gradients(plain, "world_model"))
+    model = started(replace(SMALL, execution="compiled"), tmp_path / "dropping").agent.world_model
+    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {speed.Coins}
+    assert all(block.attention.attend is speed.attend_by_coins for block in model.transformer.blocks)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_coins_fall_with_their_probability_and_alone(p):
+    torch.manual_seed(0)
+    page = torch.empty(1000, 333)  # not a multiple of four
+    kept = speed.coins(page, p)
+    assert kept.shape == page.shape and kept.dtype == torch.bool
+    sigma = (p * (1 - p)) ** 0.5
+    assert (kept.float().mean() - (1 - p)).abs() < 5 * sigma / page.numel() ** 0.5
+    for shift in (1, 2, 3, 4, 333):  # neighbours share a random number
+        both = (kept.flatten()[shift:] & kept.flatten()[:-shift]).float().mean()
+        assert (both - (1 - p) ** 2).abs() < 5 * ((1 - p) ** 2 * (1 - (1 - p) ** 2) * 3 / page.numel()) ** 0.5
+    assert not torch.equal(kept, speed.coins(page, p))
+    torch.manual_seed(0)
+    assert torch.equal(kept, speed.coins(page, p))
+
+
+def test_coins_that_never_or_always_stay():
+    page = torch.rand(5, 7)
+    assert speed.coins(page, 0.0).all()
+    assert torch.equal(speed.Coins(0.0)(page), page) and torch.equal(speed.Coins(0.5).eval()(page), page)
+    assert speed.coins(torch.empty(0), 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("new, seen", [(6, 6), (2, 6), (1, 6)])
+def test_attention_by_coins_attends_as_before_and_drops_whole_weights(new, seen, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 4, generator=draw) for n in (new, seen, seen))
+    torch.testing.assert_close(speed.attend_by_coins(q, k, v, 1e-9), attend(q, k, v), atol=1e-6, rtol=0)
+    assert torch.equal(speed.attend_by_coins(q, k, v), attend(q, k, v))
+    monkeypatch.setattr(speed, "coins", lambda like, p: torch.arange(like.shape[-1]) != 0)  # nobody looks at the first place
+    weights = (q @ k.mT / 2).masked_fill(~torch.ones(new, seen, dtype=torch.bool).tril(seen - new), -torch.inf).softmax(-1)
+    torch.testing.assert_close(speed.attend_by_coins(q, k, v, 0.5), 2 * weights[..., 1:] @ v[:, :, 1:])
 
 
 def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path):
@@ -284,7 +330,7 @@ def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
     assert whole.scalers["world_model"].state_dict() == resumed.scalers["world_model"].state_dict() != {}
 
 
-@pytest.mark.parametrize("name, game", [("pong-breakout", "Pong"), ("pong-breakout", "Breakout"), ("alien-16", "Alien"), ("alien-64", "Alien")])
+@pytest.mark.parametrize("name, game", [("pong-16", "Pong"), ("breakout-16", "Breakout"), ("alien-16", "Alien"), ("alien-64", "Alien")])
 def test_mixed_precision_changes_few_codes_and_the_losses_by_less_than_a_tenth(name, game):
     tokenizer, frames = load_trained(name).tokenizer, to_float(episode_frames(game)[::10])
     with torch.autocast("cpu", torch.bfloat16): mixed = tokenizer.encode(frames)
