@@ -168,8 +168,12 @@ class Recorded:
         torch.cuda.current_stream().wait_stream(aside)
         self.graph.register_generator_state(self.draw)
         torch.clear_autocast_cache()  # weights cast before the recording would stay as they are now
-        with torch.cuda.graph(self.graph): self.outputs = function(*self.inputs, self.draw)
-        torch.clear_autocast_cache()
+        try:
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph): self.outputs = function(*self.inputs, self.draw)
+        except Exception:  # before 2.13 PyTorch would take the generator of dropout for one that is still recorded
+            for generator in torch.cuda.default_generators: generator.graphsafe_set_state(generator.clone_state())
+            raise
+        finally: torch.clear_autocast_cache()  # weights cast in a recording are only written down
 
     def __call__(self, inputs, draw):
         "The outputs for other inputs of the same shapes; the generator `draw` moves on as if it had been used."
@@ -261,11 +265,13 @@ def bench(config, seconds=10.0, shrink=1, least=3, steps=64):
     with tempfile.TemporaryDirectory() as folder:
         trainers = {"plain": Trainer(plain, Path(folder) / "plain"), "chosen": Trainer(chosen, Path(folder) / "chosen")}
         device = trainers["chosen"].device
-        ms = {"environment step": {name: milliseconds(partial(collect_epoch, trainer), device) / steps for name, trainer in trainers.items()}}
+        collected = side_by_side({name: partial(collect_epoch, trainer) for name, trainer in trainers.items()}, device, 0, least=1)
+        ms = {"environment step": {name: value / steps for name, value in collected.items()}}
         calls = {name: parts(trainer) for name, trainer in trainers.items()}
         ms |= {part: side_by_side({name: call[part] for name, call in calls.items()}, device, seconds, least) for part in calls["plain"]}
         memory = {part: peak_megabytes(call, device) for part, call in calls["chosen"].items() if part.endswith("update")}
-        ms["frame, kept"] = {"chosen": milliseconds(partial(look_again, trainers["chosen"]), device) / trainers["chosen"].replay.num_steps}
+        looked = side_by_side({"chosen": partial(look_again, trainers["chosen"])}, device, 0, least=1)
+        ms["frame, kept"] = {"chosen": looked["chosen"] / trainers["chosen"].replay.num_steps}
     for part in ("dream, one", "dream, batch"): ms[part] = {name: value / (config.actor_critic.horizon - 1) for name, value in ms[part].items()}
     times = {name: whole_run(config, {part: values.get(name, 0.0) for part, values in ms.items()}, shrink, keeps=name == "chosen") for name in trainers}
     return {"game": config.env.game, "execution": pick_execution(config.execution, device), "precision": config.precision, "device": device_name(device),

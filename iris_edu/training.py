@@ -402,7 +402,7 @@ class Kept:
         if not self.keep: return torch.cat([self.function(part) for part in slots.flatten().split(self.chunk)]).unflatten(0, slots.shape)
         wanted = slots.unique()
         wanted = wanted[~self.known[wanted]]
-        for part in wanted.split(self.chunk):
+        for part in wanted.split(self.chunk) if len(wanted) or self.values is None else ():
             made = self.function(part)
             if self.values is None: self.values = made.new_empty(len(self.known), *made.shape[1:])
             self.values[part] = made
@@ -449,6 +449,7 @@ def actor_critic_losses(trainer, draw):
     batch = trainer.batch("actor_critic", config.burn_in + 1, draw, anchor="end")
     state = burn_in(agent.actor_critic, trainer.reconstructions(batch.slots[:, :-1]), batch.mask[:, :-1])
     rollout = trainer.execution.imagine(trainer.dream, agent.actor_critic, trainer.tokens(batch.slots[:, -1]), state, config.horizon, draw.device)
+    torch.clear_autocast_cache()  # before 2.11 PyTorch would learn with the weights cast for the dream, which have no gradient
     return actor_critic_loss(agent.actor_critic, rollout, config, returns=trainer.return_estimator)
 
 LOSSES = dict(zip(LEARNERS, (tokenizer_losses, world_model_losses, actor_critic_losses)))
@@ -658,6 +659,7 @@ def evaluate_checkpoint(run_dir, epoch, device):
     "What the second process does: play, and print the metrics as its last line. It ends when the first process does."
     threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
     config, agent = load_run(run_dir, device, untrained=True)
+    set_precision(config.precision)
     print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device), run_dir)))
 
 # %% ../nbs/09_training.ipynb #c0859640

@@ -1,6 +1,7 @@
 """Fast equals plain: what is kept, compiled, recorded or mixed gives the same numbers, and the benchmark measures what it says."""
 import json
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -89,6 +90,16 @@ def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
     assert trainer.tokens.keep and not trainer.reconstructions.keep
     slots = torch.tensor([[3, 1], [1, 0]])
     torch.testing.assert_close(trainer.reconstructions(slots), trainer.agent.tokenizer.decode(trainer.tokens(slots)), atol=1e-5, rtol=0)
+
+
+def test_what_is_known_is_not_computed_again_not_even_for_no_frames(tmp_path):
+    "On a GPU a batch of no frames is a pass of its own, one more shape to compile, and some attention kernels refuse it."
+    trainer, asked = started(SMALL, tmp_path), []
+    trainer.agent.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    trainer.agent.tokenizer.decoder.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    first, again = (trainer.reconstructions(torch.tensor([[3, 1], [1, 0]])) for _ in range(2))
+    assert asked == [3, 3] and torch.equal(first, again)
+    assert trainer.reconstructions(torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, *first.shape[2:])
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "world_model"])
@@ -275,6 +286,39 @@ def test_a_recording_that_dreams_differently_is_not_used(tmp_path, monkeypatch):
     captured = pretend_gpu(started(SMALL, tmp_path / "captured"))
     with pytest.warns(UserWarning, match="its first dream differed from the plain one"): found = losses_and_gradients(captured, "actor_critic")
     assert_same(found, losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
+
+
+class FakeCuda:
+    "As much of torch.cuda as `Recorded` asks for; the recording fails at its end, as a real one does after a `.item()`."
+    states, streams = [], []
+
+    def __init__(self, *args): self.args = args
+    def wait_stream(self, other): pass
+    def register_generator_state(self, draw): pass
+    def graphsafe_set_state(self, state): self.states.append(state)
+    def clone_state(self): return "fresh"
+
+
+def test_a_failed_recording_leaves_nothing_behind(tmp_path, monkeypatch):
+    "No stream, no generator that counts as recorded, no weights that were only cast in the recording."
+    @contextmanager
+    def graph(graph):
+        FakeCuda.streams.append("recording")
+        yield
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    @contextmanager
+    def stream(new):
+        before = [*FakeCuda.streams]
+        try: yield
+        finally: FakeCuda.streams[:] = before
+
+    cleared = []
+    for name, fake in dict(Stream=FakeCuda, CUDAGraph=FakeCuda, current_stream=FakeCuda, stream=stream, graph=graph, default_generators=(FakeCuda(),)).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append([*FakeCuda.streams]))
+    with pytest.raises(RuntimeError, match="previous error during capture"): speed.Recorded(lambda x, draw: [x], [torch.zeros(2)])
+    assert FakeCuda.states == ["fresh"] and FakeCuda.streams == [] and cleared == [[], []]
 
 
 @needs_gpu
