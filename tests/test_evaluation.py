@@ -230,7 +230,7 @@ def test_bad_score_files(text, tmp_path, capsys):
 
 # --- run folders ----------------------------------------------------------------------------------------------------
 
-MICRO = replace(PRESETS["tiny"], env=replace(PRESETS["tiny"].env, game="Catch"), training=replace(PRESETS["tiny"].training, epochs=1, collect_epochs=1, collect_steps=20, updates=1, tokenizer_after=0,
+MICRO = replace(PRESETS["tiny"], device="cpu", env=replace(PRESETS["tiny"].env, game="Catch"), training=replace(PRESETS["tiny"].training, epochs=1, collect_epochs=1, collect_steps=20, updates=1, tokenizer_after=0,
                 world_model_after=0, actor_critic_after=0, tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=0))
 
 

@@ -11,7 +11,7 @@ from iris_edu.envs import make_env
 from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, load_run, of_learner, train
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
-MICRO = replace(TINY, env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
+MICRO = replace(TINY, device="cpu", env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
                 actor_critic_after=0, tokenizer_batch=4, world_model_batch=2, actor_critic_batch=2, evaluate_every=0))
 
 
