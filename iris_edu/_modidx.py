@@ -723,6 +723,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'iris_edu.speed.Recorded': ('speed.html#recorded', 'iris_edu/speed.py'),
                                 'iris_edu.speed.Recorded.__call__': ('speed.html#recorded.__call__', 'iris_edu/speed.py'),
                                 'iris_edu.speed.Recorded.__init__': ('speed.html#recorded.__init__', 'iris_edu/speed.py'),
+                                'iris_edu.speed.Recorded.record': ('speed.html#recorded.record', 'iris_edu/speed.py'),
+                                'iris_edu.speed.Recorded.run_aside': ('speed.html#recorded.run_aside', 'iris_edu/speed.py'),
                                 'iris_edu.speed.ahead': ('speed.html#ahead', 'iris_edu/speed.py'),
                                 'iris_edu.speed.attend_by_coins': ('speed.html#attend_by_coins', 'iris_edu/speed.py'),
                                 'iris_edu.speed.bench': ('speed.html#bench', 'iris_edu/speed.py'),

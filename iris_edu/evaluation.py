@@ -20,7 +20,7 @@ from .envs import ATARI_100K, EnvConfig, catch_returns
 from .replay import atomic_write, to_float
 from .runs import load_checkpoint
 from .settings import UserError, load_settings
-from .training import evaluate_policy, load_run, pick_device, read_config, resolve
+from .training import evaluate_policy, load_run, pick_device, read_config, resolve, set_precision
 
 # %% ../nbs/10_evaluation.ipynb #7bfd30f2
 EVALUATION = "evaluation.json"
@@ -29,6 +29,7 @@ def evaluate_run(run_dir, episodes=100, temperature=0.5, seed=0, device="auto"):
     "Play the paper's evaluation (Section 3.2) with the agent of a run folder, write evaluation.json there and return what it says."
     if episodes < 1: raise UserError(f"episodes is {episodes}: play at least 1")
     config, agent = load_run(run_dir, device)
+    set_precision(config.precision)
     played = evaluate_policy(agent, lambda: resolve(config.parts.environment)(config.env, train=False), episodes, seed, temperature, device=pick_device(device))
     epoch, returns = load_checkpoint(run_dir)[1]["epoch"], [episode.total for episode in played]
     result = {"game": config.env.game, "run_seed": config.seed, "epoch": epoch,

@@ -161,11 +161,21 @@ def compile_parts(agent):
 class Recorded:
     "function(*inputs, generator) -> tensors as one CUDA graph, recorded with the shapes of `inputs`; draws come from a generator of its own. RuntimeError where it cannot be recorded."
     def __init__(self, function, inputs):
-        self.inputs = [tensor.clone() for tensor in inputs]
-        self.draw, self.graph, aside = torch.Generator(inputs[0].device), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        self.inputs, device = [tensor.clone() for tensor in inputs], inputs[0].device
+        with torch.cuda.device(device):
+            self.draw, self.graph = torch.Generator(device), torch.cuda.CUDAGraph()
+            self.run_aside(function)
+            self.record(function)
+
+    def run_aside(self, function):
+        "One run in a stream of its own, in which cuBLAS, cuDNN and torch.compile prepare themselves."
+        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside): function(*self.inputs, self.draw)  # cuBLAS, cuDNN and torch.compile prepare themselves
+        with torch.cuda.stream(aside): function(*self.inputs, self.draw)
         torch.cuda.current_stream().wait_stream(aside)
+
+    def record(self, function):
+        "Write one run down; if that fails, leave nothing of it behind in PyTorch."
         self.graph.register_generator_state(self.draw)
         torch.clear_autocast_cache()  # weights cast before the recording would stay as they are now
         try:
@@ -210,7 +220,9 @@ class Captured(Compiled):
             trouble = "" if same else "its first dream differed from the plain one"
         except Exception as error: trouble = first_line(error)
         self.plain = bool(trouble)
-        if trouble: warnings.warn(f"a rollout could not be recorded as a CUDA graph ({trouble}): the run goes on operation by operation.")
+        if trouble:
+            self.recorded.clear()
+            warnings.warn(f"a rollout could not be recorded as a CUDA graph ({trouble}): the run goes on operation by operation.")
         return not trouble
 
 # %% ../nbs/11_speed.ipynb #b7aa1fdd

@@ -1,7 +1,7 @@
 """Fast equals plain: what is kept, compiled, recorded or mixed gives the same numbers, and the benchmark measures what it says."""
 import json
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -286,6 +286,7 @@ def test_a_recording_that_dreams_differently_is_not_used(tmp_path, monkeypatch):
     captured = pretend_gpu(started(SMALL, tmp_path / "captured"))
     with pytest.warns(UserWarning, match="its first dream differed from the plain one"): found = losses_and_gradients(captured, "actor_critic")
     assert_same(found, losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
+    assert captured.execution.recorded == {}
 
 
 class FakeCuda:
@@ -314,7 +315,7 @@ def test_a_failed_recording_leaves_nothing_behind(tmp_path, monkeypatch):
         finally: FakeCuda.streams[:] = before
 
     cleared = []
-    for name, fake in dict(Stream=FakeCuda, CUDAGraph=FakeCuda, current_stream=FakeCuda, stream=stream, graph=graph, default_generators=(FakeCuda(),)).items():
+    for name, fake in dict(Stream=FakeCuda, CUDAGraph=FakeCuda, current_stream=FakeCuda, stream=stream, device=lambda device: nullcontext(), graph=graph, default_generators=(FakeCuda(),)).items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append([*FakeCuda.streams]))
     with pytest.raises(RuntimeError, match="previous error during capture"): speed.Recorded(lambda x, draw: [x], [torch.zeros(2)])
