@@ -612,7 +612,7 @@ def make_dream(name, tokenizer, config, folder=None, updates=4_000, batch=32, le
         "command": f"iris-edu make checkpoints/{name}", "tokenizer": tokenizer,
         "tokenizer_sha256": fingerprint(data_folder(folder) / f"checkpoints/{tokenizer}.safetensors"), "updates": updates, "minutes": minutes, "held_out": held_out}, folder)
 
-def dream_facts(dream, recording, segments=64, steps=11):
+def dream_facts(dream, recording, segments=192, steps=11):
     "Errors of a dream after 1, 5 and 10 steps on a recording, beside its forecasts without knowledge (chapter 10)."
     replay = Replay(ReplayConfig(capacity=len(recording)), recording.frames.shape[1])
     replay.extend(recording)
