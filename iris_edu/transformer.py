@@ -103,7 +103,7 @@ def attend(q, k, v, dropout=0.):
 # %% ../nbs/05_transformer.ipynb #7f9ad7c3
 class CausalAttention(nn.Module):
     "Multi-head causal self-attention (paper A.2), with an optional cache of keys and values (protocol Attention)."
-    attend = staticmethod(attend)
+    attend = staticmethod(attend)  # a plan of chapter 11 puts its own here
 
     def __init__(self, config):
         super().__init__()
