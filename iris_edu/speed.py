@@ -17,7 +17,7 @@ from math import exp
 from pathlib import Path
 import torch
 from torch import nn
-from .transformer import CausalAttention, attend
+from .transformer import attend
 from .imagination import Dream, Rollout, imagine
 from .runs import versions
 from .training import LEARNERS, Plain, Trainer, autocast, collect_epoch, learns, make_draws, of_learner, pick_execution, update_once
@@ -95,11 +95,11 @@ def attend_by_coins(q, k, v, dropout=0.0):
     return Coins(dropout)(weights) @ v
 
 def toss_coins(model):
-    "From now on every Dropout and every CausalAttention inside a module draws `coins`."
+    "From now on every Dropout inside a module, and every attention that uses `attend`, draws `coins`; returns the module."
     for part in list(model.modules()):
         for name, child in part.named_children():
             if type(child) is nn.Dropout: setattr(part, name, Coins(child.p))
-        if isinstance(part, CausalAttention): part.attend = attend_by_coins
+        if getattr(part, "attend", None) is attend: part.attend = attend_by_coins
     return model
 
 # %% ../nbs/11_speed.ipynb #15645406

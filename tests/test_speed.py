@@ -16,7 +16,7 @@ from iris_edu.runs import load_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
                                resolve, set_precision, train, update_once)
-from iris_edu.transformer import TransformerConfig, attend
+from iris_edu.transformer import CausalAttention, TransformerConfig, attend
 from iris_edu.world_model import WorldModel, WorldModelConfig, sample_categorical
 
 TINY = PRESETS["tiny"]
@@ -211,6 +211,13 @@ def test_a_processor_tosses_coins_and_compiles_nothing(tmp_path, monkeypatch):
     model = started(replace(SMALL, execution="compiled"), tmp_path / "dropping").agent.world_model
     assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {speed.Coins}
     assert all(block.attention.attend is speed.attend_by_coins for block in model.transformer.blocks)
+
+
+def test_an_attention_of_ones_own_keeps_its_own_attend():
+    class Mine(CausalAttention):
+        attend = staticmethod(lambda q, k, v, dropout=0.0: v)
+    blocks = speed.toss_coins(torch.nn.ModuleList([Mine(TransformerConfig(width=8)), CausalAttention(TransformerConfig(width=8))]))
+    assert blocks[0].attend is Mine.attend and blocks[1].attend is speed.attend_by_coins
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
