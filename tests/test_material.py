@@ -57,6 +57,10 @@ def test_the_manifest_describes_exactly_the_files():
     assert {file: state(file, DATA) for file in files} == dict.fromkeys(files, "whole")
 
 
+def test_what_travels_with_the_course_stays_under_thirty_megabytes():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 30e6
+
+
 def test_every_name_has_its_files():
     files = {file for name in MATERIAL for file in material.files_of(name)}
     assert files == set(material.read_manifest(DATA))
