@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['wait', 'milliseconds', 'side_by_side', 'parts', 'failure', 'first_line', 'coins', 'Coins', 'attend_by_coins',
-           'toss_coins', 'draw_ahead', 'draw_each', 'one_thread', 'ahead', 'Compiled', 'compile_parts', 'Recorded',
-           'Captured', 'peak_megabytes', 'whole_run', 'epoch_seconds', 'look_again', 'cut', 'bench', 'device_name',
-           'bench_table']
+           'toss_coins', 'PointwiseLinear', 'convolve_linears', 'draw_ahead', 'draw_each', 'one_thread', 'ahead',
+           'Compiled', 'compile_parts', 'Recorded', 'Captured', 'peak_megabytes', 'whole_run', 'epoch_seconds',
+           'look_again', 'cut', 'bench', 'device_name', 'bench_table']
 
 # %% ../nbs/11_speed.ipynb #ee2de42a
 import ctypes, platform, re, statistics, tempfile, time, warnings
@@ -102,6 +102,24 @@ def toss_coins(model):
         if getattr(part, "attend", None) is attend: part.attend = attend_by_coins
     return model
 
+# %% ../nbs/11_speed.ipynb #78033ef0
+class PointwiseLinear(nn.Linear):
+    "A Linear that many rows go through as the pixels of a 1×1 convolution."
+    def forward(self, x):
+        "x (..., inputs) -> (..., outputs)."
+        rows = x.numel() // self.in_features
+        if rows < 256: return super().forward(x)  # few rows gain nothing
+        pictures = 1 if rows % 16 else 16  # on one thread PyTorch hands oneDNN no fewer
+        pixels = x.reshape(pictures, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        return nn.functional.conv2d(pixels, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+def convolve_linears(model):
+    "From now on every Linear inside a module is a PointwiseLinear with the same weights, if PyTorch has both libraries; returns the module."
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    for part in model.modules():
+        if both and type(part) is nn.Linear: part.__class__ = PointwiseLinear
+    return model
+
 # %% ../nbs/11_speed.ipynb #15645406
 @torch.no_grad()
 def draw_ahead(world_model, sampler, memory, logits, before, generator):
@@ -141,9 +159,9 @@ def ahead(dream):
 
 # %% ../nbs/11_speed.ipynb #6df2969e
 class Compiled(Plain):
-    "Execution plan: on a GPU, torch.compile fuses the small operations around the convolutions and inside the world model (plain, with a warning, where it cannot); on a CPU the world model's dropout draws `coins`."
+    "Execution plan: on a GPU, torch.compile fuses the small operations around the convolutions and inside the world model (plain, with a warning, where it cannot); on a CPU the world model's dropout draws `coins` and its Linear layers are convolutions."
     def __init__(self, trainer):
-        if trainer.device.type == "cpu": toss_coins(trainer.agent.world_model)
+        if trainer.device.type == "cpu": convolve_linears(toss_coins(trainer.agent.world_model))
         elif trouble := failure(lambda: torch.compile(torch.sin)(torch.zeros(8, device=trainer.device))):
             warnings.warn(f"torch.compile does not work here ({trouble}): the run goes on operation by operation.")
         else: compile_parts(trainer.agent)

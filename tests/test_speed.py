@@ -17,7 +17,7 @@ from iris_edu.settings import UserError
 from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
                                resolve, set_precision, train, update_once)
 from iris_edu.transformer import CausalAttention, TransformerConfig, attend
-from iris_edu.world_model import WorldModel, WorldModelConfig, sample_categorical
+from iris_edu.world_model import WorldModel, WorldModelConfig, parameter_groups, sample_categorical
 
 TINY = PRESETS["tiny"]
 SMALL = replace(TINY, env=replace(TINY.env, game="Catch"), device="cpu", training=replace(
@@ -211,6 +211,7 @@ def test_a_processor_tosses_coins_and_compiles_nothing(tmp_path, monkeypatch):
     model = started(replace(SMALL, execution="compiled"), tmp_path / "dropping").agent.world_model
     assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {speed.Coins}
     assert all(block.attention.attend is speed.attend_by_coins for block in model.transformer.blocks)
+    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Linear)} == {speed.PointwiseLinear}
 
 
 def test_an_attention_of_ones_own_keeps_its_own_attend():
@@ -252,6 +253,37 @@ def test_attention_by_coins_attends_as_before_and_drops_whole_weights(new, seen,
     monkeypatch.setattr(speed, "coins", lambda like, p: torch.arange(like.shape[-1]) != 0)  # nobody looks at the first place
     weights = (q @ k.mT / 2).masked_fill(~torch.ones(new, seen, dtype=torch.bool).tril(seen - new), -torch.inf).softmax(-1)
     torch.testing.assert_close(speed.attend_by_coins(q, k, v, 0.5), 2 * weights[..., 1:] @ v[:, :, 1:])
+
+
+@pytest.mark.parametrize("shape", [(272,), (257,), (4, 340), (16, 2, 17), (8,), (0,)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_pointwise_linear_is_a_linear(shape, bias):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(24, 40, bias=bias)
+    twin = speed.convolve_linears(torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias)))
+    twin[0].load_state_dict(linear.state_dict())
+    assert isinstance(twin[0], speed.PointwiseLinear)
+    x = torch.randn(24, *shape).movedim(0, -1).requires_grad_()  # rows that do not lie side by side
+    one, other = (layer(x) for layer in (linear, twin))
+    assert one.shape == other.shape and torch.allclose(one, other, atol=1e-5)
+    push = torch.randn_like(one)
+    for a, b in zip(*(torch.autograd.grad(y, [x, *layer.parameters()], push) for y, layer in ((one, linear), (other, twin)))):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)  # a weight's gradient sums a thousand rows
+
+
+def test_the_optimiser_and_other_kinds_of_linear_do_not_notice():
+    class Mine(torch.nn.Linear): pass
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), Mine(4, 4))
+    before = [id(p) for p in model.parameters()]
+    speed.convolve_linears(model)
+    assert [id(p) for p in model.parameters()] == before and type(model[1]) is Mine
+    groups = parameter_groups(model, 0.1)
+    assert len(groups[0]["params"]) == 2  # weights of both decay
+
+
+def test_without_the_other_library_a_linear_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert type(speed.convolve_linears(torch.nn.Linear(4, 4))) is torch.nn.Linear
 
 
 def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path):
