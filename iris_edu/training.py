@@ -217,7 +217,7 @@ PRESETS = {
         transformer=TransformerConfig(layers=2, heads=4, width=64, embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0, init_std=0.1),
         world_model=WorldModelConfig(steps=4),
         imagination=ImaginationConfig(keep_frames=2),
-        actor_critic=ActorCriticConfig(channels=(16, 32, 64), hidden=128, burn_in=2, horizon=12, entropy=0.003, discount=0.99, count_after_end=False),
+        actor_critic=ActorCriticConfig(channels=(16, 32, 64), hidden=128, burn_in=2, horizon=12, entropy=0.01, discount=0.99, count_after_end=False),
         replay=ReplayConfig(capacity=20_000),
         training=TrainingConfig(epochs=20, collect_epochs=16, collect_steps=400, tokenizer_updates=150, world_model_updates=160, actor_critic_updates=70,
                                 tokenizer_after=0, tokenizer_until=6, revive_every=20, world_model_after=5, actor_critic_after=10,

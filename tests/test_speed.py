@@ -402,6 +402,14 @@ def test_a_run_may_go_on_with_another_execution(tmp_path):
     with pytest.warns(UserWarning, match="CUDA graphs"): assert train(replace(SMALL, execution="captured"), tmp_path / "run", callbacks=()).epoch == 2
 
 
+def test_a_compiled_run_on_a_processor_resumes_bit_for_bit(tmp_path):
+    config = replace(SMALL, execution="compiled")
+    whole = train(config, tmp_path / "whole", callbacks=())
+    train(config, tmp_path / "halves", max_epochs=1, callbacks=())
+    halves = train(config, tmp_path / "halves", callbacks=())
+    for a, b in zip(whole.agent.parameters(), halves.agent.parameters(), strict=True): assert torch.equal(a, b)
+
+
 def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
     half = replace(SMALL, precision="fp16")
     with warnings.catch_warnings():
