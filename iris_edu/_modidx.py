@@ -722,6 +722,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'iris_edu.speed.Compiled.imagine': ('speed.html#compiled.imagine', 'iris_edu/speed.py'),
                                 'iris_edu.speed.PointwiseLinear': ('speed.html#pointwiselinear', 'iris_edu/speed.py'),
                                 'iris_edu.speed.PointwiseLinear.forward': ('speed.html#pointwiselinear.forward', 'iris_edu/speed.py'),
+                                'iris_edu.speed.PointwiseLinear.in_front': ('speed.html#pointwiselinear.in_front', 'iris_edu/speed.py'),
                                 'iris_edu.speed.Recorded': ('speed.html#recorded', 'iris_edu/speed.py'),
                                 'iris_edu.speed.Recorded.__call__': ('speed.html#recorded.__call__', 'iris_edu/speed.py'),
                                 'iris_edu.speed.Recorded.__init__': ('speed.html#recorded.__init__', 'iris_edu/speed.py'),

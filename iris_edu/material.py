@@ -676,7 +676,8 @@ CHANGES = {"as it is": PRESETS["small"]} | {label: changed(PRESETS["small"], nam
     ("init_std 0.02", "transformer.init_std", 0.02),
     ("no revival", "training.revive_every", 0),
     ("four convolutions in the policy", "actor_critic.channels", (16, 32, 32, 64)))}
-CHANGES["entropy 0.003, seed 6"] = changed(SEEDS["seed 6"], "actor_critic.entropy", 0.003)
+CHANGES |= {"entropy 0.003, seed 1": changed(SEEDS["seed 1"], "actor_critic.entropy", 0.003),
+            "gradients up to 10, seed 5": changed(SEEDS["seed 5"], "training.max_grad_norm", 10.0)}
 MATERIAL |= {"learning/small": partial(make_learning, "small", SEEDS), "learning/changes": partial(make_learning, "changes", CHANGES)}
 
 # %% ../nbs/A7_material.ipynb #ff96a791

@@ -222,7 +222,7 @@ PRESETS = {
         training=TrainingConfig(epochs=20, collect_epochs=16, collect_steps=400, tokenizer_updates=150, world_model_updates=160, actor_critic_updates=70,
                                 tokenizer_after=0, tokenizer_until=6, revive_every=20, world_model_after=5, actor_critic_after=10,
                                 tokenizer_batch=32, world_model_batch=32, actor_critic_batch=32, tokenizer_learning_rate=2e-3,
-                                world_model_learning_rate=4e-3, actor_critic_learning_rate=2e-3, evaluate_every=2, evaluate_in_background=False),
+                                world_model_learning_rate=4e-3, actor_critic_learning_rate=2e-3, max_grad_norm=0.3, evaluate_every=2, evaluate_in_background=False),
         parts=Parts(encoder="iris_edu.autoencoder:PatchEncoder", perceptual_loss="iris_edu.tokenizer:SquaredDistance")),
     "atari100k": Config(),
     "atari100k-64": Config(autoencoder=AutoencoderConfig(tokens=64)),
