@@ -15,7 +15,7 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MANIFEST', 'MARKS', 'LICENCES', 'MATERIA
            'make_dream', 'dream_facts', 'keep_run', 'make_agent', 'learning_rows', 'make_learning', 'load_learning']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
-import csv, dataclasses, hashlib, json, re, time
+import csv, dataclasses, hashlib, io, json, re, time
 from difflib import get_close_matches
 from functools import partial
 from math import isqrt
@@ -665,8 +665,9 @@ def make_learning(name, configs, folder=None):
         run_dir = load_settings().runs / f"learning-{name}-{label}".replace(" ", "-")
         train(config, run_dir)
         rows += learning_rows(label, run_dir)
-    lines = [",".join(map(str, row)) for row in (COLUMNS, *rows)]
-    atomic_write(data_folder(folder) / f"learning/{name}.csv", ("\n".join(lines) + "\n").encode())
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    atomic_write(data_folder(folder) / f"learning/{name}.csv", text.getvalue().encode())
     note(f"learning/{name}.csv", f"returns of {len(configs)} runs while they learn: {', '.join(configs)}", folder)
 
 SEEDS = {f"seed {seed}": dataclasses.replace(PRESETS["small"], seed=seed) for seed in range(7)}
