@@ -129,10 +129,11 @@ class ActorCritic(nn.Module):
         pixels = (frames.flatten(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)  # two to three times as fast
         features = self.convolutions(pixels).unflatten(0, frames.shape[:2])
         hidden = []
-        for t in range(frames.shape[1]):
-            after = self.lstm(features[:, t], state)
-            state = after if mask is None else _choose(mask[:, t], after, state)
-            hidden.append(state[0])
+        with torch.autocast(frames.device.type, enabled=False):  # in half precision the state would be rounded at every step
+            for t in range(frames.shape[1]):
+                after = self.lstm(features[:, t].to(state[0].dtype), state)
+                state = after if mask is None else _choose(mask[:, t], after, state)
+                hidden.append(state[0])
         hidden = torch.stack(hidden, 1)
         return self.actor(hidden), self.critic(hidden).squeeze(-1), state
 

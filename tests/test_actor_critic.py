@@ -205,6 +205,13 @@ def test_losses_stay_finite_under_autocast():
 # --- recurrence ------------------------------------------------------------------------------------------
 
 
+def test_mixed_precision_keeps_the_state_in_full_precision():
+    policy, frames = tiny_policy(), torch.rand(2, 5, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16): logits, _, (h, c) = policy.unroll(frames, policy.initial_state(2))
+    assert logits.dtype == torch.bfloat16 and h.dtype == c.dtype == torch.float32
+    assert not torch.equal(c, c.bfloat16().float())  # it holds more than half precision can
+
+
 def test_unroll_equals_one_step_at_a_time():
     policy, frames = tiny_policy(), torch.rand(2, 5, 3, 16, 16)
     logits, values, last = policy.unroll(frames, policy.initial_state(2))
