@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .imagination import Rollout
 from .settings import UserError
+from .typed import Count, Share, Whole, at_least, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0
@@ -53,17 +54,17 @@ def sample_actions(logits: Tensor, generator: torch.Generator, temperature: floa
 class ActorCriticConfig:
     """Sizes of the policy network and constants of its objectives; defaults are the paper's (Appendix A.3, table 6)."""
 
-    channels: tuple[int, ...] = (32, 32, 64, 64)
+    channels: tuple[Count, ...] = (32, 32, 64, 64)
     """Channels of the four convolutions; the paper gives four layers, the authors' code these widths."""
-    hidden: int = 512
+    hidden: Count = 512
     """Width of the LSTM; 512 in Appendix A.3."""
-    burn_in: int = 20
+    burn_in: Whole = 20
     """Real frames the LSTM watches before a dream; 20 in Appendix A.3."""
-    horizon: int = 20
+    horizon: Annotated[int, at_least(2)] = 20
     """Frames of an imagined trajectory, H; 20 in table 6."""
-    discount: float = 0.995
+    discount: Share = 0.995
     """γ; 0.995 in table 6."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """λ of the returns; 0.95 in table 6."""
     entropy: float = 0.001
     """η, weight of the entropy bonus; 0.001 in table 6."""
@@ -71,12 +72,8 @@ class ActorCriticConfig:
     """Count steps after an imagined ending in the losses, as the authors' code does; the paper stops there (section 2.3)."""
 
     def __post_init__(self):
-        if not 0 <= self.discount <= 1 or not 0 <= self.lam <= 1:
-            raise UserError(f"discount is {self.discount} and lam is {self.lam}: both must lie between 0 and 1.")
-        if self.horizon < 2 or self.burn_in < 0:
-            raise UserError(f"horizon is {self.horizon} and burn_in is {self.burn_in}: use at least 2 and 0.")
-        if not self.channels or min(self.channels) < 1 or self.hidden < 1:
-            raise UserError(f"channels are {self.channels} and hidden is {self.hidden}: use positive numbers, one per convolution.")
+        check_fields(self)
+        if not self.channels: raise UserError("actor_critic.channels is empty: give one number per convolution.")
 
 # %% ../nbs/08_actor_critic.ipynb #47d43983
 class Policy(Protocol):

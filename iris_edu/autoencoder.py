@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .settings import UserError
+from .typed import Count, check_fields
 
 # %% ../nbs/03_autoencoder.ipynb #e4a3dbd8
 def down(channels):
@@ -30,11 +31,9 @@ def up(channels):
 # %% ../nbs/03_autoencoder.ipynb #27aed3c4
 def check_sizes(config):
     "UserError unless the frame can be halved down to a square grid of tokens and the groups divide the channels."
-    size, tokens, grid = config.size, config.tokens, isqrt(max(config.tokens, 0))
-    if min(size, tokens, config.channels, config.residual_blocks, config.groups, config.latent, config.patch) < 1:
-        raise UserError("Every size of the autoencoder must be at least 1; set size, tokens, channels, residual_blocks, groups, latent and patch to positive numbers.")
+    size, tokens, grid = config.size, config.tokens, isqrt(config.tokens)
     if grid * grid != tokens:
-        raise UserError(f"tokens={tokens} is not a square number, so it makes no grid; use for example {grid ** 2 or 1} or {(grid + 1) ** 2}.")
+        raise UserError(f"tokens={tokens} is not a square number, so it makes no grid; use for example {grid ** 2} or {(grid + 1) ** 2}.")
     if size % grid or (size // grid).bit_count() != 1:
         raise UserError(f"A frame of size={size} cannot be halved down to a grid of {grid}; size divided by the square root of tokens must be a power of two, as in 64 / 4.")
     if size // grid % config.patch:
@@ -46,24 +45,26 @@ def check_sizes(config):
 @dataclass(frozen=True)
 class AutoencoderConfig:
     "Sizes of the encoder and the decoder (paper: table 2); an impossible combination raises UserError."
-    size: int = 64
+    size: Count = 64
     "Height and width of a frame in pixels (paper: 64, table 2)."
-    tokens: int = 16
+    tokens: Count = 16
     "Tokens a frame, K, a square number (paper: 16, table 3; 64 in appendix E)."
-    channels: int = 64
+    channels: Count = 64
     "Channels of every convolution inside (paper: 64, table 2)."
-    residual_blocks: int = 2
+    residual_blocks: Count = 2
     "Residual blocks per layer; the decoder has one more (paper: 2, table 2)."
-    attention: tuple[int, ...] = (8, 16)
+    attention: tuple[Count, ...] = (8, 16)
     "Resolutions with self-attention after every residual block (paper: 8 and 16, table 2)."
-    groups: int = 32
+    groups: Count = 32
     "Groups of the group normalisation; not in the paper (authors' code: 32)."
-    latent: int = 512
+    latent: Count = 512
     "Channels of the encoder's output; not in the paper (authors' code: 512)."
-    patch: int = 1
+    patch: Count = 1
     "Pixels in each direction that the first and the last layer fold into channels (paper: 1, none)."
 
-    def __post_init__(self): check_sizes(self)
+    def __post_init__(self):
+        check_fields(self)
+        check_sizes(self)
 
     @property
     def grid(self) -> int:

@@ -10,7 +10,7 @@ __all__ = ['ATARI_100K', 'Environment', 'num_actions', 'resize', 'SkipFrames', '
 import difflib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import ale_py
 import gymnasium as gym
@@ -19,6 +19,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from .settings import UserError
+from .typed import Count, Whole, at_least, check_fields
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gym.register_envs(ale_py)
@@ -116,25 +117,22 @@ class EnvConfig:
     "Which game, and how the agent sees it; defaults are the paper's Atari 100k."
     game: str = "Pong"
     "Short name of an Atari game (Pong), Catch, or any gymnasium id with images and discrete actions."
-    size: int = 64
+    size: Annotated[int, at_least(8)] = 64
     "Height and width of a frame in pixels; paper 64 (table 2)."
-    frame_skip: int = 4
+    frame_skip: Count = 4
     "Emulator frames per action, Atari only; authors' code 4."
-    noop_max: int = 30
+    noop_max: Whole = 30
     "Most frames without action at the start of a training game; authors' code 30."
-    eval_noop_max: int = 1
+    eval_noop_max: Whole = 1
     "The same in evaluation; authors' code 1."
-    max_frames: int = 20_000
+    max_frames: Count = 20_000
     "Emulator frames after which a training game is cut off, Atari only; authors' code 20,000."
-    eval_max_frames: int = 108_000
+    eval_max_frames: Count = 108_000
     "The same in evaluation; authors' code 108,000 (half an hour of play)."
     life_loss_ends: bool = True
     "Whether a lost life ends a training episode, Atari only; authors' code yes."
 
-    def __post_init__(self):
-        for name, least in dict(size=8, frame_skip=1, noop_max=0, eval_noop_max=0, max_frames=1, eval_max_frames=1).items():
-            value = getattr(self, name)
-            if value < least: raise UserError(f"env.{name} is {value}; it must be at least {least}.")
+    def __post_init__(self): check_fields(self)
 
 # %% ../nbs/01_envs.ipynb #c959c7e0
 ATARI_100K = (

@@ -30,7 +30,7 @@ from .imagination import Dream, DreamState
 from .actor_critic import burn_in, lambda_returns
 from .runs import generator
 from .speed import ahead
-from .training import resolve
+from .config import maker
 from .widgets import Gallery, View, action_names, outlined, row
 
 # %% ../nbs/A8_futures.ipynb #cc8c7217
@@ -118,7 +118,7 @@ def holding(actions):
 def at_temperature(trained, temperature):
     "The dream of a checkpoint with another temperature; it guesses ahead (chapter 11)."
     config = replace(trained.config.imagination, temperature=temperature)
-    return ahead(Dream(*trained.need("tokenizer", "world_model"), resolve(trained.config.parts.token_sampler)(config), config))
+    return ahead(Dream(*trained.need("tokenizer", "world_model"), maker(trained.config, "token_sampler")(config), config))
 
 # %% ../nbs/A8_futures.ipynb #ffcc11b1
 class Comparison(NamedTuple):

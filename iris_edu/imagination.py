@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .settings import UserError
+from .typed import Count, Positive, Whole, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0
@@ -23,20 +24,14 @@ __all__ = ['ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamStat
 class ImaginationConfig:
     """How tokens are drawn in a dream and what is kept when its memory is full."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Divides the token logits before sampling; the paper samples from the model itself, 1 (section 2.3)."""
-    top_k: int = 0
+    top_k: Whole = 0
     """Sample only among the k likeliest tokens; 0 = all of them, 1 = greedy; the paper uses all."""
-    keep_frames: int = 1
+    keep_frames: Count = 1
     """Frames kept when the context is full and memory is rebuilt; the authors' code keeps 1, the paper is silent."""
 
-    def __post_init__(self):
-        if self.temperature <= 0:
-            raise UserError(f"temperature is {self.temperature}: use a number above 0, or top_k=1 for the likeliest token.")
-        if self.top_k < 0:
-            raise UserError(f"top_k is {self.top_k}: use 0 for all tokens or a positive number.")
-        if self.keep_frames < 1:
-            raise UserError(f"keep_frames is {self.keep_frames}: keep at least the current frame, 1.")
+    def __post_init__(self): check_fields(self)
 
 # %% ../nbs/07_imagination.ipynb #8321c7a6
 class TokenSampler(Protocol):

@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['Recording', 'record', 'to_float', 'ReplayConfig', 'Ring', 'Batch', 'SegmentSampler', 'UniformSegments', 'Replay',
-           'rebuild', 'atomic_write', 'save_recording', 'load_recording', 'concatenate']
+           'rebuild', 'save_recording', 'load_recording', 'check_recording', 'concatenate']
 
 # %% ../nbs/02_replay.ipynb #92af8cd6
-import errno
-import os
-import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .settings import UserError
+from .typed import Count, check_fields, one_of
+from .files import read_arrays, write_arrays
 
 # %% ../nbs/02_replay.ipynb #b0c275b4
 @dataclass(frozen=True)
@@ -73,17 +71,14 @@ def to_float(frames: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class ReplayConfig:
     "How much experience is kept, and what counts as an ending; defaults reproduce the published runs."
-    capacity: int = 100_000
+    capacity: Count = 100_000
     "Steps kept; the oldest episodes leave first; paper 100,000, all of Atari 100k (section 3.1)."
     truncation_ends: bool = True
     "Whether an episode cut off by the frame cap is learnt as an ending; authors' code yes."
-    storage: str = "frames"
+    storage: Annotated[str, one_of("frames", "actions")] = "frames"
     "What a checkpoint keeps of an episode: frames (compressed) or actions (seeds and actions, replayed on loading)."
 
-    def __post_init__(self):
-        if self.capacity < 1: raise UserError(f"replay.capacity is {self.capacity}; it must be at least 1.")
-        if self.storage not in ("frames", "actions"):
-            raise UserError(f"replay.storage is {self.storage!r}; choose 'frames' or 'actions'.")
+    def __post_init__(self): check_fields(self)
 
 # %% ../nbs/02_replay.ipynb #590c0b06
 class Ring:
@@ -184,61 +179,73 @@ class Replay(Ring):
         return batch.frames, batch.mask
 
     def extend(self, recording: "Recording") -> None:
-        "Adds every step of a recording that has frames."
+        "Adds every step of a recording that has frames; a game that begins in it opens an episode, even if the one before has no end."
         if recording.frames is None: raise UserError("This recording has no frames; rebuild(recording, env) makes them.")
-        for step in zip(recording.frames, recording.actions, recording.rewards, recording.terminated, recording.truncated):
+        begins = set(recording.starts.tolist())
+        for t, step in enumerate(zip(recording.frames, recording.actions, recording.rewards, recording.terminated, recording.truncated)):
+            if t in begins: self.open = False
             self.add(*step)
 
 # %% ../nbs/02_replay.ipynb #ccc57b14
-def rebuild(recording: Recording, env) -> Recording:
-    "Plays seeds and actions again: the same recording with frames; `env` is left after the last action; UserError if it went differently."
-    games, rows, frame = dict(zip(recording.starts.tolist(), recording.seeds.tolist())), [], None
-    if 0 not in games: raise UserError("The recording begins in the middle of a game; concatenate it with what came before.")
+def rebuild(recording: Recording, env, frame: np.ndarray | None = None) -> Recording:
+    """Plays seeds and actions again: the same recording with frames; `env` is left after the last action; UserError if it went differently.
+
+    A recording that goes on with a game needs `env` where that game stands and its present `frame`.
+    """
+    games, rows = dict(zip(recording.starts.tolist(), recording.seeds.tolist())), []
+    if 0 not in games and frame is None: raise UserError("The recording begins in the middle of a game; concatenate it with what came before.")
     for step, action in enumerate(recording.actions.tolist()):
         if step in games: frame, _ = env.reset(seed=games[step])
-        elif rows[-1][2] or rows[-1][3]: frame, _ = env.reset()
+        elif rows and (rows[-1][2] or rows[-1][3]): frame, _ = env.reset()
         before, (frame, reward, *ended, _) = frame, env.step(action)
         rows.append((action, reward, *ended, before))
         if (np.float32(reward), *ended) != (recording.rewards[step], recording.terminated[step], recording.truncated[step]):
             raise UserError(f"Step {step} went differently from the recording; use the environment settings and emulator version it was made with.")
     return _recording(recording.seeds, recording.starts, rows, frame)
 
-# %% ../nbs/02_replay.ipynb #dc273ac7
-def atomic_write(path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    "Writes bytes, or what content(file) writes, so that `path` is either the old file or the whole new one; UserError if it cannot."
-    path, temporary = Path(path), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with temporary.open("xb") as file:
-            content(file) if callable(content) else file.write(content)
-            file.flush(), os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary: temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError): raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = "the disk is full; free some space or choose another folder" if full else f"{error.strerror or error}; check the folder"
-        raise UserError(f"{path} was not written: {reason}. The previous file, if any, is unchanged.") from error
-
 # %% ../nbs/02_replay.ipynb #f9eb3270
 def save_recording(path, recording: Recording, frames: bool = True) -> None:
-    "Writes a compressed .npz; frames=False leaves out the frames, which rebuild() can make again."
+    "Writes a compressed .npz with its sum; frames=False leaves out the frames, which rebuild() can make again."
     names = [n for n in _TYPES if getattr(recording, n) is not None and (frames or n not in ("frames", "final"))]
     arrays = {name: getattr(recording, name) for name in names}
     if len(recording): arrays["actions"] = recording.actions.astype(np.min_scalar_type(recording.actions.max()))
-    atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
+    write_arrays(path, arrays)
 
 # %% ../nbs/02_replay.ipynb #824b3a76
-def load_recording(path) -> Recording:
-    "Reads what save_recording wrote; UserError if the file is missing or is no recording."
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Recording(**{name: file[name].astype(_TYPES[name]) for name in file.files})
-    except FileNotFoundError as error:
-        raise UserError(f"There is no recording {path}; check the path.") from error
-    except Exception as error:
-        raise UserError(f"{path} is not a recording of this library; make it again with save_recording.") from error
+def load_recording(path, mend: str = "restore it from a copy, or make it again with save_recording") -> Recording:
+    "Reads what save_recording wrote; UserError if the file is missing, damaged or no recording, with `mend` as the way out."
+    try: return check_recording(read_arrays(path))
+    except UserError as error: raise UserError(f"{path} is not a recording that can be used ({error}): {mend}") from error
+
+
+_DIMENSIONS = dict(frames=4, final=3)  # of every other array: 1
+
+
+def check_recording(arrays: dict[str, np.ndarray]) -> Recording:
+    "The Recording of named arrays; UserError unless they are all there, of the right kind, and fit each other."
+    missing = set(_TYPES) - set(arrays) - {"frames", "final"}
+    if missing or set(arrays) - set(_TYPES): raise UserError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(_TYPES)}")
+    for name, array in arrays.items():
+        if array.ndim != _DIMENSIONS.get(name, 1): raise UserError(f"{name} has {array.ndim} dimensions and not {_DIMENSIONS.get(name, 1)}")
+        if not np.can_cast(array.dtype, _TYPES[name], "same_kind"): raise UserError(f"{name} holds {array.dtype} and not {np.dtype(_TYPES[name])}")
+    recording = Recording(**{name: array.astype(_TYPES[name]) for name, array in arrays.items()})
+    trouble = _trouble(recording)
+    if trouble: raise UserError(trouble)
+    return recording
+
+
+def _trouble(recording: Recording) -> str | None:
+    "What does not fit in a recording, in words, or None."
+    steps, shapes = len(recording), {recording.frames.shape[1:], recording.final.shape} if recording.frames is not None and recording.final is not None else set()
+    for name in ("rewards", "terminated", "truncated", "frames"):
+        found = getattr(recording, name)
+        if found is not None and len(found) != steps: return f"it has {steps} actions and {len(found)} {name}"
+    if len(recording.seeds) != len(recording.starts): return f"it has {len(recording.seeds)} seeds and {len(recording.starts)} starts of games"
+    if (recording.seeds < 0).any() or (recording.actions < 0).any(): return "a seed or an action is negative"
+    if (np.diff(recording.starts, prepend=-1, append=steps + 1) < 1).any(): return "a game begins outside of it, or before the one before"
+    if not np.isfinite(recording.rewards).all(): return "a reward is not finite"
+    if len(shapes) > 1: return "its last frame has another size than the others"
+    return None
 
 # %% ../nbs/02_replay.ipynb #2d1a80be
 def concatenate(recordings: Sequence[Recording]) -> Recording:

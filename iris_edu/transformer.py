@@ -14,33 +14,31 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from .settings import UserError
+from .typed import Count, Decay, Positive, check_fields
 
 # %% ../nbs/05_transformer.ipynb #7a3382ab
 @dataclass(frozen=True)
 class TransformerConfig:
     "Size and dropout of the Transformer; the defaults are table 4 of the paper."
-    layers: int = 10
+    layers: Count = 10
     "Number of blocks M (paper: 10, table 4)."
-    heads: int = 4
+    heads: Count = 4
     "Attention heads of a block (paper: 4, table 4)."
-    width: int = 256
+    width: Count = 256
     "Width D of a token's vector (paper: 256, table 4)."
-    embed_dropout: float = 0.1
+    embed_dropout: Decay = 0.1
     "Dropout on the embedded sequence (paper: 0.1, table 4)."
-    attention_dropout: float = 0.1
+    attention_dropout: Decay = 0.1
     "Dropout on the attention weights (paper: 0.1, table 4)."
-    residual_dropout: float = 0.1
+    residual_dropout: Decay = 0.1
     "Dropout on what a branch adds to the residual stream (paper: 0.1, table 4)."
-    init_std: float = 0.02
+    init_std: Positive = 0.02
     "Standard deviation of fresh weights (authors' code: 0.02; a narrow model learns faster from about 1/√width)."
 
     def __post_init__(self):
-        if min(self.layers, self.heads, self.width) < 1 or self.width % self.heads:
-            raise UserError(f"A Transformer of {self.layers} layers, {self.heads} heads and width {self.width} cannot be built: "
-                            "all three must be at least 1 and the width a multiple of the heads.")
-        if not all(0 <= p < 1 for p in (self.embed_dropout, self.attention_dropout, self.residual_dropout)):
-            raise UserError("A dropout of the Transformer is outside [0, 1): set it to 0 to switch it off.")
-        if self.init_std <= 0: raise UserError(f"init_std is {self.init_std}: fresh weights need a spread above 0, the authors' code has 0.02.")
+        check_fields(self)
+        if self.width % self.heads:
+            raise UserError(f"A Transformer of width {self.width} cannot be divided among {self.heads} heads: make the width a multiple of the heads.")
 
 # %% ../nbs/05_transformer.ipynb #dd5ec3f5
 def init_weights(module, std=0.02):

@@ -23,7 +23,7 @@ from .settings import UserError
 from .plots import to_uint8
 from .replay import to_float
 from .runs import generator
-from .training import resolve
+from .config import make_environment
 
 # %% ../nbs/12_widgets.ipynb #12195c21
 def cells(frames, grid):
@@ -216,7 +216,7 @@ def futures(dream, starts, actions, seed=0):
 # %% ../nbs/12_widgets.ipynb #5b1f7c20
 def action_names(config):
     "What the game of a configuration calls its actions, in the order of their numbers: its own words, or `action 0` and so on."
-    env = resolve(config.parts.environment)(config.env, train=False)
+    env = make_environment(config)
     try: return [name.lower() for name in env.unwrapped.get_action_meanings()]
     except AttributeError: return [f"action {number}" for number in range(env.action_space.n)]
     finally: env.close()

@@ -10,25 +10,24 @@ __all__ = ['WorldModelConfig', 'FrameActionLayout', 'masked_cross_entropy', 'sam
 # %% ../nbs/06_world_model.ipynb #681c442c
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .settings import UserError
+from .typed import Count, check_fields, one_of
 from .transformer import CausalAttention, KVCache, LearntPositions, Transformer, init_weights
 
 # %% ../nbs/06_world_model.ipynb #403a176d
 @dataclass(frozen=True)
 class WorldModelConfig:
     "Length of the sequence and the kind of reward loss; the defaults are the paper's Atari 100k runs."
-    steps: int = 20
+    steps: Count = 20
     "Time steps L in the Transformer's context (paper: 20, table 4)."
-    reward: str = "sign"
+    reward: Annotated[str, one_of("sign", "mse")] = "sign"
     "'sign': cross-entropy on the reward's sign (Atari runs); 'mse': squared error of its value (the other choice of section 2.2)."
 
-    def __post_init__(self):
-        if self.steps < 1: raise UserError(f"steps = {self.steps}, but a world model needs a context of at least 1 time step.")
-        if self.reward not in ("sign", "mse"): raise UserError(f"reward = {self.reward!r} is not known: choose 'sign' or 'mse'.")
+    def __post_init__(self): check_fields(self)
 
 # %% ../nbs/06_world_model.ipynb #5aeae488
 class FrameActionLayout(nn.Module):

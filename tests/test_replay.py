@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_edu.envs import EnvConfig, make_env
-from iris_edu.replay import (Recording, Replay, ReplayConfig, UniformSegments, atomic_write, concatenate, load_recording,
+from iris_edu.files import atomic_write
+from iris_edu.replay import (Recording, Replay, ReplayConfig, UniformSegments, concatenate, load_recording,
                              rebuild, record, save_recording, to_float)
 from iris_edu.settings import UserError
 

@@ -14,7 +14,7 @@ from iris_edu.material import episode_frames, load_trained
 from iris_edu.replay import to_float
 from iris_edu.runs import load_checkpoint
 from iris_edu.settings import UserError
-from iris_edu.training import (EXECUTIONS, LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
+from iris_edu.training import (LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
                                resolve, set_precision, train, update_once)
 from iris_edu.transformer import CausalAttention, TransformerConfig, attend
 from iris_edu.world_model import WorldModel, WorldModelConfig, parameter_groups, sample_categorical
