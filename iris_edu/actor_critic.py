@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .imagination import Rollout
 from .settings import UserError
-from .typed import Count, Share, Whole, at_least, check_fields
+from .typed import Count, NotNegative, Share, Whole, at_least, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0
@@ -66,7 +66,7 @@ class ActorCriticConfig:
     """γ; 0.995 in table 6."""
     lam: Share = 0.95
     """λ of the returns; 0.95 in table 6."""
-    entropy: float = 0.001
+    entropy: NotNegative = 0.001
     """η, weight of the entropy bonus; 0.001 in table 6."""
     count_after_end: bool = True
     """Count steps after an imagined ending in the losses, as the authors' code does; the paper stops there (section 2.3)."""

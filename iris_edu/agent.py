@@ -9,6 +9,7 @@ __all__ = ['Agent', 'build_agent', 'build_dream', 'pick_device', 'out_of_memory'
 # %% ../nbs/A16_agent.ipynb #1e436d4c
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from .imagination import Dream
 from .actor_critic import sample_actions
 from .config import LEARNERS, Config, maker, make_environment
 from .runs import Header, check_same, derive_seed, has_checkpoint, load_checkpoint, load_weights, read_checkpoint, read_run, versions, write_checkpoint
-from .store import agent_file, fingerprint, remake, shipped_agents, whole
+from .store import agent_file, data_folder, fingerprint, remake, repository, shipped_agents, whole
 
 # %% ../nbs/A16_agent.ipynb #01530eeb
 class Agent(nn.Module):
@@ -120,7 +121,10 @@ def load_trained(source, folder=None, device="cpu", trust: Iterable[str] = ()) -
 
 def is_shipped(source, folder=None) -> bool:
     "Whether a source is the name of an agent in the data folder."
-    return str(source) in shipped_agents(folder)
+    name = str(source)
+    if name in shipped_agents(folder): return True
+    with suppress(OSError): return bool(re.fullmatch(r"[\w.-]+", name)) and (data_folder(folder) / agent_file(name)).is_file()
+    return False
 
 
 def _find(source, folder, trust):
@@ -131,7 +135,7 @@ def _find(source, folder, trust):
     path = Path(source)
     with sentences(source): is_folder, is_file = path.is_dir(), path.is_file()
     if is_folder: return *_of_run(path, trust), path, "use the version that trained it"
-    if not is_file: raise UserError(f"There is no run and no checkpoint {str(source)!r}: name the folder of a run, a file, or one of {', '.join(shipped_agents(folder)) or 'the agents of a clone, which has them in data/'}.")
+    if not is_file: raise UserError(f"There is no run and no checkpoint {str(source)!r}: name the folder of a run, a file, or one of {', '.join(shipped_agents(folder)) or f'the agents in data/ of a clone of {repository()}'}.")
     tensors, header = read_checkpoint(path, trust)
     if header.config is None: raise UserError(f"{path} does not say its configuration: give the run folder that it lies in")
     return tensors, header, path, "use the version that trained it"

@@ -330,7 +330,7 @@ def guarded(make, what: str, kind: type = object):
     def made(*arguments, **options):
         try: part = make(*arguments, **options)
         except (UserError, MemoryError): raise
-        except Exception as error: raise UserError(f"{what} could not be made ({type(error).__name__}: {error}{_where(error)}): its constructor must take what chapter 09 gives it") from error
+        except Exception as error: raise UserError(f"{what} could not be made ({type(error).__name__}: {error}{_where(error)}): mend it, or name another") from error
         if not isinstance(part, kind): raise UserError(f"{what} made a {type(part).__name__} and no {kind.__name__}: name a class that is one")
         return part
     return made

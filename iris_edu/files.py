@@ -120,54 +120,51 @@ def read_bytes(path, limit: int = 2**26) -> bytes:
     return content
 
 
-def read_text(path, limit: int = 2**26) -> str:
-    "The content of a UTF-8 file; UserError if it cannot be read or is another kind of file."
-    try: return read_bytes(path, limit).decode("utf-8-sig")
-    except UnicodeDecodeError: raise UserError(f"{path} is damaged (it is not UTF-8 text): restore it from a copy") from None
-
-# %% ../nbs/A13_files.ipynb #85c7feaa
 COPY = "restore it from a copy"
 
 
-def parse_json(text: str, kind: Any, name: str = "its content") -> Any:
+def read_text(path, mend: str = COPY, limit: int = 2**26) -> str:
+    "The content of a UTF-8 file; UserError if it cannot be read or is another kind of file, with `mend` as the way out."
+    try: return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError: raise UserError(f"{path} is damaged (it is not UTF-8 text): {mend}") from None
+
+# %% ../nbs/A13_files.ipynb #85c7feaa
+def parse_json(text: str, kind: Any, name: str = "") -> Any:
     "JSON text as a value of `kind`; UserError says what is wrong with it, without the file's name."
     try: return typed(json.loads(text), kind, name)
     except RecursionError: raise UserError("it is nested too deeply") from None
     except ValueError as error: raise UserError(f"it is not JSON, {error}") from None
 
 
-def read_json(path, kind: Any, name: str = "its content", mend: str = COPY) -> Any:
+def read_json(path, kind: Any, name: str = "", mend: str = COPY) -> Any:
     "The JSON file at `path` as a value of `kind`; `name` stands before the names of its keys in a sentence, `mend` ends it."
-    try: return parse_json(read_text(path), kind, name)
-    except UserError as error: raise _damaged(path, error, mend) from None
-
-
-def _damaged(path, error, mend) -> UserError:
-    "The sentence about a file: what is wrong with it and what to do; a sentence that already names the file stays."
-    return error if str(error).startswith(str(path)) else UserError(f"{path} is damaged ({error}): {mend}")
+    text = read_text(path, mend)
+    try: return parse_json(text, kind, name)
+    except UserError as error: raise UserError(f"{path} is damaged ({error}): {mend}") from None
 
 
 def write_json(path, value: Any) -> None:
-    "Writes plain values as JSON in UTF-8; UserError if it cannot, or for a number that is not finite."
-    try: text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    "Writes plain values as JSON; UserError if it cannot, or for a number that is not finite."
+    try: text = json.dumps(value, indent=2, allow_nan=False)
     except ValueError: raise UserError(f"{path} was not written: it would hold a number that is not finite") from None
     atomic_write(path, text.encode())
 
 # %% ../nbs/A13_files.ipynb #6aceb7bf
-def read_json_lines(path, kind: Any, mend: str = "") -> list:
+def read_json_lines(path, kind: Any, mend: str = "take that line out of the file") -> list:
     "The whole lines of a file of JSON lines as values of `kind`; UserError names the first that is none."
-    *lines, _ = read_text(path).split("\n")
+    *lines, _ = read_bytes(path).split(b"\n")
     found = []
     for number, line in enumerate(lines, 1):
-        try: found.append(parse_json(line, kind))
-        except UserError as error: raise _damaged(f"line {number} of {path}", error, mend or "take that line out of the file") from None
+        try: found.append(parse_json(line.decode(), kind))
+        except UnicodeDecodeError: raise UserError(f"line {number} of {path} is damaged (it is not UTF-8 text): {mend}") from None
+        except UserError as error: raise UserError(f"line {number} of {path} is damaged ({error}): {mend}") from None
     return found
 
 
 def append_json_line(path, value: Any) -> None:
     "Appends a value as one JSON line and pushes it to the disk; UserError if it cannot."
     with sentences(path, "was not written"), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        file.write(json.dumps(value) + "\n")
         file.flush(), os.fsync(file.fileno())
 
 # %% ../nbs/A13_files.ipynb #f3a94d1c

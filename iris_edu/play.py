@@ -6,7 +6,7 @@
 __all__ = ['KEYS', 'ASK_EVERY', 'STAY_HOME', 'opened', 'recorded', 'Seen', 'Adviser', 'Game', 'Session', 'save_session',
            'load_session', 'save_gif', 'action_of', 'GameScreen', 'StartScreen', 'KeyScreen', 'StepPad', 'Sketching',
            'for_the_eye', 'quick_switches', 'rest', 'why_stopped', 'PacedPad', 'WatchedPad', 'PlayPad', 'DreamPad',
-           'pad_of', 'play_page', 'serve_pad']
+           'pad_of', 'play_page', 'serve', 'serve_pad']
 
 # %% ../nbs/A10_play.ipynb #173107c7
 import asyncio, contextlib, json, os, socket, subprocess, sys, tempfile, time
@@ -25,7 +25,7 @@ from .files import atomic_write, read_json, say
 from .replay import record, to_float
 from .config import make_environment
 from .agent import load_trained
-from .runs import generator
+from .runs import end_with_parent, generator
 from .speed import one_thread, side_by_side
 from .material import MATERIAL, load_episodes
 from .widgets import Gallery, View, action_names, row
@@ -454,17 +454,33 @@ def play_page(name, folder, trust=()):
     return path
 
 # %% ../nbs/A10_play.ipynb #db0103ae
-_SERVER = "import sys; sys.path = [folder for folder in sys.path if folder]; from iris_edu.runs import end_with_parent; end_with_parent(); from voila.app import main; sys.exit(main())"
+_SERVER = """import sys; sys.path = [folder for folder in sys.path if folder]
+from iris_edu.play import serve
+serve(float(sys.argv.pop(1)))"""
 
-def serve_pad(name, port=8866, browser=True, trust=()):
-    "Show the pad in the browser until interrupted; the server ends with this process, however it ends. UserError if there is no such model, or no Voilà."
+def serve(patience):
+    "What the second process does: serve the notebook that its arguments name. It ends when the first process does, or when nobody has opened the page for `patience` seconds."
+    from tornado.ioloop import IOLoop
+    from voila.app import Voila
+    end_with_parent()
+    app = Voila.instance()
+    app.initialize()
+    visited = lambda: list(app.kernel_manager.list_kernel_ids())
+    IOLoop.current().call_later(patience, lambda: visited() or IOLoop.current().stop())
+    app.start()
+
+def serve_pad(name, port=8866, browser=True, trust=(), patience=150):
+    """Show the pad in the browser until interrupted, or until nobody has opened the page for `patience` seconds.
+
+    The server ends with this process, however it ends. UserError if there is no such model, or no Voilà.
+    """
     opened(name, trust)
     with socket.socket() as one:
         if one.connect_ex(("127.0.0.1", port)) == 0: raise UserError(f"Port {port} is in use on this machine: choose another with --port.")
     name = str(Path(name).absolute()) if Path(name).exists() else name
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _SERVER, str(play_page(name, folder, trust)), f"--port={port}", "--Voila.ip=127.0.0.1", f"--Voila.tornado_settings={STAY_HOME}", *([] if browser else ["--no-browser"])]
-        say(f"the pad of {name}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+        command = [sys.executable, "-c", _SERVER, str(patience), str(play_page(name, folder, trust)), f"--port={port}", "--Voila.ip=127.0.0.1", f"--Voila.tornado_settings={STAY_HOME}", *([] if browser else ["--no-browser"])]
+        say(f"the pad of {name}: http://127.0.0.1:{port} (Ctrl-C ends it, and so does a page that nobody opens for {patience} seconds)")
         if _run_server(command): raise UserError(f"Voilà could not show the pad on port {port}: pip install 'iris-edu[notebook]', or choose another --port.")
 
 def _run_server(command):

@@ -215,7 +215,9 @@ def save_recording(path, recording: Recording, frames: bool = True) -> None:
 def load_recording(path, mend: str = "restore it from a copy, or make it again with save_recording") -> Recording:
     "Reads what save_recording wrote; UserError if the file is missing, damaged or no recording, with `mend` as the way out."
     try: return check_recording(read_arrays(path))
-    except UserError as error: raise UserError(f"{path} is not a recording that can be used ({error}): {mend}") from error
+    except UserError as error:
+        if isinstance(error.__cause__, PermissionError): raise UserError(f"{path} cannot be read: {error}") from error  # it may be whole
+        raise UserError(f"{path} is not a recording that can be used ({error}): {mend}") from error
 
 
 _DIMENSIONS = dict(frames=4, final=3)  # of every other array: 1

@@ -97,4 +97,4 @@ def write_report(sources, out, trust=()):
     "Write one self-contained HTML page about runs, files or shipped agents; UserError if one is none."
     page = "\n".join(["<!doctype html><html lang='en'><meta charset='utf-8'><title>iris_edu report</title>", f"<style>{STYLE}</style><h1>What the agent saw, dreamt and earned</h1>",
                       *(section(source, trust) for source in sources), "</html>"])
-    atomic_write(out, page.encode())
+    atomic_write(out, page.encode("utf-8", "replace"))

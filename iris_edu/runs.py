@@ -83,7 +83,7 @@ class Header:
     version: Count = FORMAT
     epoch: Whole = 0
     "Epochs of training."
-    scales: dict[str, dict[str, float]] = field(default_factory=dict)
+    scales: dict[str, dict[str, int | float]] = field(default_factory=dict)
     "State of the gradient scaler of each learner."
     versions: dict[str, str] = field(default_factory=dict)
     "Versions of what trained it."
@@ -278,7 +278,7 @@ def read_run(run_dir, trust=()) -> RunFile:
     if not there and has_checkpoint(run_dir): return _run_of_checkpoint(run_dir, trust)
     if not there: raise UserError(f"{run_dir} is not a run folder (it has no {CONFIG}): give the folder named by --run-dir when it was trained")
     mend = f"take the file away, the checkpoint says the same, and run the same command again: rm {path}" if has_checkpoint(run_dir) else "restore it from a copy, or start again in another --run-dir"
-    text = read_text(path)
+    text = read_text(path, mend)
     try:
         values = parse_json(text, dict[str, Any])
         check_version(values)

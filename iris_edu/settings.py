@@ -71,6 +71,7 @@ def _checked(path, key, value):
         hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(names)}."
         raise UserError(f"{path} sets {key}, which is no setting: {hint}")
     if not value: raise UserError(f"{path} leaves {key} empty: give it a value or remove the line.")
+    if not value.isprintable(): raise UserError(f"{path} sets {key} to {value!r}, which is no name: use printable letters.")
     return (Path(path).parent / Path(value).expanduser()).absolute() if key in ("data", "runs") else value
 
 
@@ -83,8 +84,14 @@ def _find():
     "The path of the settings file in use, or None."
     here, package = Path.cwd(), globals().get("__file__")
     folders = [here, *here.parents] + ([Path(package).absolute().parent.parent] if package else [])
-    files = (folder / "settings.ini" for folder in folders)
-    return next((f for f in files if f.is_file() and re.search(r"^\[iris_edu\]", _read(f), re.M)), None)
+    return next((path for folder in folders if _is_ours(path := folder / "settings.ini")), None)
+
+
+def _is_ours(path):
+    "Whether a file can be read and has our section; other tools have a settings.ini too, and theirs may be anything."
+    try: content = path.read_bytes() if path.is_file() else b""
+    except OSError: return False
+    return re.search(rb"^\[iris_edu\]", content.removeprefix(b"\xef\xbb\xbf"), re.M) is not None
 
 
 def load_settings(path=None):

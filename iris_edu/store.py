@@ -42,7 +42,7 @@ def read_manifest(folder=None) -> dict[str, Entry]:
     "What manifest.json of the data folder says, by file; empty if there is none; UserError if it is damaged."
     path = data_folder(folder) / MANIFEST
     with sentences(path): there = path.exists()
-    return read_json(path, dict[str, Entry], "its content", f"take it from {repository()} again") if there else {}
+    return read_json(path, dict[str, Entry], mend=f"take it from {repository()} again.") if there else {}
 
 # %% ../nbs/A15_store.ipynb #fcea4247
 def fingerprint(path) -> tuple[int, str]:
@@ -89,10 +89,10 @@ def agent_file(name: str) -> str:
 # %% ../nbs/A15_store.ipynb #f9eaf640
 def read_table(path, columns: tuple[str, ...] = ()) -> list[dict[str, str]]:
     "The rows of a CSV file as {column: text}; UserError if it cannot be read, lacks one of the columns, or a row is too short or too long."
-    with sentences(path): text = read_text(path)
+    text = read_text(path, f"take it from {repository()} again.")
     try: rows = list(csv.DictReader(text.splitlines(), strict=True))
-    except csv.Error as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again") from None
+    except csv.Error as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again.") from None
     missing = set(columns) - set(rows[0] if rows else ())
     if missing or any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path} is damaged ({'it lacks ' + ', '.join(sorted(missing)) if missing else 'a row has another length'}): take it from {repository()} again")
+        raise UserError(f"{path} is damaged ({'it lacks ' + ', '.join(sorted(missing)) if missing else 'a row has another length'}): take it from {repository()} again.")
     return rows

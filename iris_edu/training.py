@@ -455,9 +455,11 @@ def _last_line(process, epoch):
 def evaluate_checkpoint(run_dir, epoch, device, *trust):
     "What the second process does: play, and print the metrics as its last line. It ends when the first process does; `trust` are the modules whose code the first one runs."
     end_with_parent()
-    config, agent = load_run(run_dir, device, untrained=True, trust=trust)
-    set_precision(config.precision)
-    print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device), run_dir)))
+    try:
+        config, agent = load_run(run_dir, device, untrained=True, trust=trust)
+        set_precision(config.precision)
+        print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device), run_dir)))
+    except UserError as error: sys.exit(str(error))
 
 # %% ../nbs/09_training.ipynb #c0859640
 def save(trainer):
@@ -474,6 +476,8 @@ def resume(trainer, leave_out=(), trust=()):
     run_dir = trainer.run_dir
     run, (tensors, header) = read_run(run_dir, trust), load_checkpoint(run_dir, trust)
     check_same(run, header, run_dir)
+    actions = num_actions(trainer.collector.env)
+    if header.actions not in (None, actions): raise UserError(f"the checkpoint in {run_dir} is of a game with {header.actions} actions, and this one has {actions}: use the game it was trained on")
     load_weights(trainer.agent, tensors, "agent", run_dir)
     for name, optimizer in trainer.optimizers.items(): restore_optimizer(optimizer, tensors, f"optimizer.{name}", run_dir)
     check_optimizers(trainer, header.epoch)

@@ -85,7 +85,7 @@ def typed(value: Any, kind: Any, name: str) -> Any:
 
 def _refuse(name: str, value: Any, words: str) -> None:
     "UserError: what the value is and what it must be."
-    raise UserError(f"{name} is {reprlib.repr(value)}: it must be {words}")
+    raise UserError(f"{name or 'its content'} is {reprlib.repr(value)}: it must be {words}")
 
 
 def _ruled(value, kind, rules, name):
@@ -137,7 +137,7 @@ def _sequence(value, origin, kinds, name):
 def _table(value, kinds, name):
     "A dictionary whose keys are texts and whose values are of one kind."
     if not isinstance(value, dict): _refuse(name, value, "a table")
-    return {typed(key, kinds[0], f"a name in {name}"): typed(member, kinds[1], f"{name}.{key}") for key, member in value.items()}
+    return {typed(key, kinds[0], f"a name in {name or 'it'}"): typed(member, kinds[1], f"{name}.{key}".lstrip(".")) for key, member in value.items()}
 
 # %% ../nbs/A12_typed.ipynb #9da8e2c7
 def section(cls: type) -> str:
@@ -157,10 +157,10 @@ def check_fields(config: Any, prefix: str | None = None) -> None:
     for name, kind in kinds_of(type(config)).items(): typed(getattr(config, name), kind, f"{prefix}{name}")
 
 
-def from_json(values: Any, cls: type, name: str = "", prefix: str | None = None) -> Any:
+def from_json(values: Any, cls: type, name: str = "") -> Any:
     "The dataclass `cls` of a JSON table: a missing key takes its default; UserError for an unknown key, a wrong type or a value out of range."
-    if not isinstance(values, dict): _refuse(name or section(cls), values, "a table")
-    prefix, kinds = f"{name}." if name and prefix is None else prefix or "", kinds_of(cls)
+    if not isinstance(values, dict): _refuse(name, values, "a table")
+    prefix, kinds = f"{name}." if name else "", kinds_of(cls)
     for key in values:
         if key not in kinds: raise UserError(f"{prefix}{key} is unknown: it must be one of {', '.join(kinds)}")
     needed = {field.name for field in dataclasses.fields(cls) if field.default is field.default_factory is dataclasses.MISSING}

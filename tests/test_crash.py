@@ -56,8 +56,8 @@ def undisturbed(tmp_path_factory):
 def same_end(folder, undisturbed):
     "The run in `folder` ended like the undisturbed one: equal weights and optimiser states, equal metrics but for seconds."
     reference, tensors, _ = undisturbed
-    final, facts = load_checkpoint(folder)
-    assert facts["epoch"] == 6 and final.keys() == tensors.keys()
+    final, header = load_checkpoint(folder)
+    assert header.epoch == 6 and final.keys() == tensors.keys()
     assert all(final[name].equal(tensors[name]) for name in tensors)
     clean = lambda records: [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in records]
     assert clean(read_metrics(folder)) == clean(read_metrics(reference))

@@ -14,6 +14,7 @@ from iris_edu.imagination import Dream, DreamState
 from iris_edu.replay import Batch
 from iris_edu.runs import generator
 from iris_edu.settings import UserError
+from iris_edu.runs import RunFile, write_run
 from iris_edu.training import PRESETS, build_agent, evaluate_policy, load_run, train
 from iris_edu.envs import make_env
 
@@ -159,7 +160,7 @@ def test_percentages_of_table_7():
 
 
 def test_missing_or_damaged_table(tmp_path, monkeypatch):
-    monkeypatch.setattr("iris_edu.evaluation.load_settings", lambda: replace(settings.load_settings(), data=tmp_path))
+    monkeypatch.setattr("iris_edu.store.load_settings", lambda: replace(settings.load_settings(), data=tmp_path))
     with pytest.raises(UserError, match="there is no .*table1.csv"): paper_table(1)
     (tmp_path / "atari100k").mkdir()
     for text in ("", "game,Random\nPong,many\n", "game,Random\nPong\n"):
@@ -225,7 +226,7 @@ def test_bad_score_files(text, tmp_path, capsys):
     (tmp_path / "bad.json").write_text(text)
     assert cli.main(["score", str(tmp_path / "bad.json")]) == 2
     error = capsys.readouterr().err
-    assert "bad.json holds no scores: it must be JSON" in error and error.count("\n") == 1
+    assert "bad.json holds no scores (" in error and "it must be JSON" in error and error.count("\n") == 1
 
 
 # --- run folders ----------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def run(tmp_path_factory):
 def evaluated(folder, game, returns, seed=0, **other):
     "A run folder with nothing in it but an evaluation."
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    write_run(folder, RunFile(PRESETS["tiny"]))
     env = dict(frame_skip=4, eval_noop_max=1, eval_max_frames=108_000)
     (folder / "evaluation.json").write_text(json.dumps(dict(game=game, returns=returns, run_seed=seed, seed=0, temperature=0.5, steps=100_000, env=env) | other))
     return folder
@@ -256,7 +257,7 @@ def test_evaluating_a_run(run):
     config, agent = load_run(run, "cpu")
     played = evaluate_policy(agent, lambda: make_env(config.env, train=False), 3, 5, 0.5)
     assert result["returns"] == [e.total for e in played] and result["lengths"] == [e.length for e in played]
-    assert read_evaluation(run) == result
+    assert read_evaluation(run) == result | {name: tuple(result[name]) for name in ("returns", "lengths")}
     assert (result["game"], result["epoch"], result["steps"], result["seed"], result["temperature"]) == ("Catch", 1, 20, 5, 0.5)
     assert result["mean"] == pytest.approx(np.mean(result["returns"])) and departures(result) == ["episodes 3 instead of 100"]
 
@@ -307,7 +308,7 @@ def test_score_command(run, tmp_path, capsys):
     assert cli.main(["score", str(run), str(tmp_path / "Ours.json")]) == 0
     shown = capsys.readouterr().out
     assert "these runs" in shown and "Ours" in shown and "Catch: episodes 2 instead of 100" in shown
-    for line, words in ((["score", str(tmp_path)], "not a run folder"), (["score", str(tmp_path / "no.json")], "cannot read"), (["score"], "needs a run")):
+    for line, words in ((["score", str(tmp_path)], "not a run folder"), (["score", str(tmp_path / "no.json")], "cannot be read"), (["score"], "needs a run")):
         assert cli.main(line) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1

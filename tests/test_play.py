@@ -27,8 +27,8 @@ def test_a_session_plays_again(catch, tmp_path, dreamt):
 
 
 @pytest.mark.parametrize("change, says", [(dict(game="Pong"), "session of Pong"), (dict(total=99.0), "another model"), (dict(frame=10**6), "no frame 1000000"),
-                                          (dict(steps="no"), "not a session"), (dict(steps=[[0]]), "not a session"),
-                                          (dict(steps=[[9, 1.0]]), "the action 9"), (dict(steps=[[0, -1.0]]), "temperature is -1")])
+                                          (dict(steps="no"), "it must be a list"), (dict(steps=[[0]]), "it must be a list of 2"),
+                                          (dict(steps=[[9, 1.0]]), "the action 9"), (dict(steps=[[0, -1.0]]), "it must be greater than 0")])
 def test_another_session_is_refused(catch, tmp_path, change, says):
     game = play.Game(*catch)
     game.start()
@@ -38,7 +38,7 @@ def test_another_session_is_refused(catch, tmp_path, change, says):
     (tmp_path / "one.json").write_text(json.dumps(kept | change))
     with pytest.raises(UserError, match=says): play.load_session(tmp_path / "one.json", *catch)
     (tmp_path / "one.json").write_bytes(b"\x80")
-    with pytest.raises(UserError, match="not a session"): play.load_session(tmp_path / "one.json", *catch)
+    with pytest.raises(UserError, match="is damaged .*: save a session with the pad"): play.load_session(tmp_path / "one.json", *catch)
 
 
 def test_a_game_that_is_over_stays_over(catch):

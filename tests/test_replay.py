@@ -166,10 +166,10 @@ def test_to_float():
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: ReplayConfig(capacity=0), "capacity"), (lambda: ReplayConfig(storage="video"), "'frames' or 'actions'"),
+    (lambda: ReplayConfig(capacity=0), "capacity"), (lambda: ReplayConfig(storage="video"), "one of frames, actions"),
     (lambda: Replay(ReplayConfig(capacity=3), SIZE).sample(1, 1), "empty"), (lambda: fill([3]).sample(1, 1, anchor="middle"), "'start' or 'end'"),
     (lambda: fill([3]).sample(0, 1), "at least 1"), (lambda: fill([3]).add(np.zeros((3, 3, 3), np.uint8), 0, 0.0, False), "uint8"),
-    (lambda: fill([3]).add(np.zeros((SIZE, SIZE, 3)), 0, 0.0, False), "float64"), (lambda: load_recording("nowhere.npz"), "no recording"),
+    (lambda: fill([3]).add(np.zeros((SIZE, SIZE, 3)), 0, 0.0, False), "float64"), (lambda: load_recording("nowhere.npz"), "nowhere.npz is not a recording that can be used .there is no such file"),
     (lambda: fill([3]).extend(Recording(*[np.zeros(0)] * 6)), "no frames")])
 def test_mistakes_get_a_sentence(call, words):
     with pytest.raises(UserError, match=words) as error: call()

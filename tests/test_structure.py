@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = {path.stem: path for path in sorted((ROOT / "iris_edu").glob("*.py")) if not path.stem.startswith("_")}
 # A module imports only modules that stand to its left.
-ORDER = ("settings plots envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
-         "runs training evaluation speed material widgets futures predictions play checks report dashboard cli").split()
+ORDER = ("settings typed files plots envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
+         "config runs store agent training evaluation speed material widgets futures predictions play checks report dashboard commands cli").split()
 CORE = ORDER[ORDER.index("autoencoder"):ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
 ONLY_TEXT = {"00_tour", "index"}
@@ -89,7 +89,7 @@ def test_the_core_needs_only_torch(name):
     allowed = {"torch", "einops", "numpy", "iris_edu"} | set(sys.stdlib_module_names)
     if name == "tokenizer": allowed.add("safetensors")  # a format of weight files, loaded only when one is named
     assert {full.split(".")[0] for full in imports(MODULES[name])} <= allowed
-    assert own(MODULES[name]) <= {"settings", *CORE}
+    assert own(MODULES[name]) <= {"settings", "typed", *CORE}
 
 
 def test_each_module_imports_alone(fresh_imports):

@@ -281,4 +281,4 @@ def test_the_weight_of_the_perceptual_term():
     torch.manual_seed(0); once = small(perceptual=1.0)
     torch.manual_seed(0); more = small(perceptual=20.0)
     assert torch.isclose(20 * once.loss(frames, distance)["perceptual"], more.loss(frames, distance)["perceptual"])
-    with pytest.raises(UserError, match="perceptual=-1"): TokenizerConfig(perceptual=-1.0)
+    with pytest.raises(UserError, match="tokenizer.perceptual is -1.0"): TokenizerConfig(perceptual=-1.0)
