@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'BARS', 'PLAIN', 'SHOWN', 'FOLLOWERS', 'runs_in', 'seconds_of', 'time_left', 'sparkline', 'bars_for',
-           'clock', 'finished', 'progress', 'pictures', 'read_picture', 'table', 'noted', 'summary', 'about', 'watch',
+           'clock', 'finished', 'progress', 'pictures', 'read_picture', 'table', 'summary', 'about', 'watch',
            'as_array', 'named', 'chart', 'charts', 'RunCurves', 'RunView', 'RunWatcher', 'Dashboard']
 
 # %% ../nbs/A11_dashboard.ipynb #a10e4b57
@@ -17,7 +17,7 @@ from . import plots
 from .settings import UserError
 from .files import say, sentences
 from .config import LEARNERS
-from .runs import METRICS, read_metrics, read_run
+from .runs import METRICS, noted, read_metrics, read_run
 from .agent import is_shipped, load_trained
 from .training import learns
 from .report import GROUPS, curves
@@ -104,11 +104,6 @@ def table(records, bars=BARS):
     "A line for each metric: its name, its last value, its course, and the epoch of the last value."
     lines = [(key, *curve) for keys in SHOWN.values() for key, curve in curves(records, keys).items()]
     return [f"  {key:<26}{values[-1]:>10.4g}  {sparkline(values, bars=bars):<20}  epoch {epochs[-1]}" for key, epochs, values in lines]
-
-def noted(run):
-    "A line for each change that a run folder notes, and for recordings that were left out."
-    return [f"after epoch {change.epoch}: {change.option} {change.before} -> {change.now}" for change in run.changes if change.option != "leave_out"] + \
-           [f"the recording of epoch {epoch} was damaged and is left out" for epoch in run.left_out]
 
 def summary(run_dir, trust=(), bars=BARS):
     "What a run folder says about its run, as a screen of text; of a file or a shipped name what its agent is; UserError if it is neither."

@@ -14,7 +14,7 @@ import torch
 from . import plots
 from .files import atomic_write
 from .config import make_environment
-from .runs import generator, read_metrics, read_run
+from .runs import generator, noted, read_metrics, read_run
 from .agent import build_dream, is_shipped, load_trained
 from .training import evaluate_policy, reenact, to_frames
 
@@ -85,9 +85,8 @@ def facts_of_run(run, records):
     "What a run is and how far it has come, in words, and what changed on the way."
     last, config = records[-1] if records else {"epoch": 0, "steps": 0}, run.config
     minutes = sum(v for r in records for k, v in r.items() if k.endswith("/seconds")) / 60
-    changed = {f"after epoch {change.epoch}": f"{change.option} {change.before} → {change.now}" for change in run.changes}
     return {"game": config.env.game, "epochs": f"{last['epoch']} of {config.training.epochs}", "environment steps": f"{last['steps']:,}", "seed": config.seed,
-            "minutes": f"{minutes:.1f}", "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items())} | changed
+            "minutes": f"{minutes:.1f}", "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items())} | ({"on the way": "; ".join(noted(run))} if noted(run) else {})
 
 def facts_of_agent(trained):
     "What is known about an agent that was trained elsewhere."

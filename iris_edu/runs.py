@@ -6,8 +6,8 @@
 __all__ = ['STATE', 'FORMAT', 'CHECKPOINT', 'PREVIOUS', 'CONFIG', 'METRICS', 'derive_seed', 'generator', 'flatten_optimizer',
            'restore_optimizer', 'Header', 'header_from_json', 'check_version', 'checkpoint_sum', 'write_checkpoint',
            'not_finite', 'read_checkpoint', 'read_header', 'save_checkpoint', 'newest_checkpoint', 'has_checkpoint',
-           'load_checkpoint', 'saved_epoch', 'load_weights', 'Change', 'RunFile', 'write_run', 'read_run', 'check_same',
-           'append_metrics', 'read_metrics', 'trim_metrics', 'lock_run', 'end_with_parent', 'versions']
+           'load_checkpoint', 'saved_epoch', 'load_weights', 'Change', 'RunFile', 'noted', 'write_run', 'read_run',
+           'check_same', 'append_metrics', 'read_metrics', 'trim_metrics', 'lock_run', 'end_with_parent', 'versions']
 
 # %% ../nbs/A3_runs.ipynb #ff5d4291
 import dataclasses
@@ -264,6 +264,12 @@ class RunFile:
     changes: tuple[Change, ...] = ()
     left_out: tuple[Count, ...] = ()
     "Epochs whose recordings were damaged and left out."
+
+
+def noted(run: RunFile) -> list[str]:
+    "A line for each change that a run folder notes, and for each recording that was left out."
+    changed = [f"after epoch {change.epoch}: {change.option} {change.before} -> {change.now}" for change in run.changes if change.option != "leave_out"]
+    return changed + [f"the recording of epoch {epoch} was damaged and is left out" for epoch in run.left_out]
 
 
 def write_run(run_dir, run: RunFile) -> None:

@@ -77,7 +77,9 @@ def _checked(path, key, value):
 
 def _load(path):
     "The Settings in the file at `path`."
-    return Settings(**{key: _checked(path, key, value) for key, value in _section(path).items()})
+    values = {key: _checked(path, key, value) for key, value in _section(path).items()}
+    try: return Settings(**values)
+    except UserError as error: raise UserError(f"{path}: {error}") from None
 
 # %% ../nbs/A1_settings.ipynb #61f45a1f
 def _find():

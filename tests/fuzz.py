@@ -32,7 +32,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, dashboard, evaluation, material, play, replay, runs, tokenizer
+from iris_edu import agent, cli, dashboard, evaluation, material, play, replay, tokenizer
 from iris_edu.config import CHANGEABLE, LEARNERS, REGISTRY, config_from_dict, config_to_dict, differences
 from iris_edu.files import sum_of
 from iris_edu.runs import checkpoint_sum
@@ -40,13 +40,30 @@ from iris_edu.settings import UserError
 
 HERE = Path(__file__).resolve().parent
 SECONDS, MEMORY = 60, 6 * 2**30  # an input that takes longer hangs; what asks for more memory is told that there is none
-TRAIN = ("train --game Catch --device cpu --env.size 16 --autoencoder.size 16 --autoencoder.tokens 4 --autoencoder.channels 8 --autoencoder.groups 4 "
-         "--autoencoder.latent 8 --tokenizer.vocabulary 8 --tokenizer.dim 4 --transformer.layers 1 --transformer.width 8 --world-model.steps 3 "
-         "--actor-critic.channels 4 4 --actor-critic.hidden 4 --actor-critic.burn-in 2 --actor-critic.horizon 2 --replay.capacity 100 "
-         "--training.epochs 3 --training.collect-epochs 3 --training.collect-steps 10 --training.updates 1 --training.tokenizer-after 0 "
-         "--training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 2 --training.world-model-batch 2 "
-         "--training.actor-critic-batch 2 --training.evaluate-every 2 --training.evaluate-episodes 1").split()
-TINY, PART = ("--preset", "tiny"), "MARK = __import__('pathlib').Path(__file__).with_name('mark')\nMARK.write_text('run')\nThing = __import__('torch').nn.Module\n"
+TRAIN = ("train --game Catch --device cpu --env.size 16 --autoencoder.size 16 --autoencoder.tokens 4 --autoencoder.channels 8 "
+         "--autoencoder.groups 4 --autoencoder.latent 8 --tokenizer.vocabulary 8 --tokenizer.dim 4 --transformer.layers 1 "
+         "--transformer.width 8 --world-model.steps 3 --actor-critic.channels 4 4 --actor-critic.hidden 4 "
+         "--actor-critic.burn-in 2 --actor-critic.horizon 2 --replay.capacity 100 --training.epochs 3 --training.collect-epochs 3 "
+         "--training.collect-steps 10 --training.updates 1 --training.tokenizer-after 0 --training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 2 "
+         "--training.world-model-batch 2 --training.actor-critic-batch 2 --training.evaluate-every 2 "
+         "--training.evaluate-episodes 1").split()
+TINY, KEPT = ("--preset", "tiny"), ("--replay.storage", "actions")
+STRANGER = """from pathlib import Path
+from torch.nn import Module as Thing
+Path(__file__).with_name("mark").write_text("run")
+"""
+SETTINGS = """[iris_edu]
+# a comment
+repository = own/course
+branch = main
+preset = tiny
+data = {0}data
+runs = {0}runs
+"""
+RETURNS = """run,epoch,steps,minutes,episodes,return,transition
+seed 0,2,800,0.09,16,-2.5,
+seed 0,4,1600,0.19,16,-1.5,0.25
+"""
 
 
 # The world: one good file of every kind, made once.
@@ -59,7 +76,7 @@ def world() -> Path:
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for folder, data in ((root, "scratch/"), (root / "good", "")):  # the outer one is found where the inner one is damaged
         folder.mkdir(exist_ok=True)
-        (folder / "settings.ini").write_text(f"[iris_edu]\n# a comment\nrepository = own/course\nbranch = main\npreset = tiny\ndata = {data}data\nruns = {data}runs\n")
+        (folder / "settings.ini").write_text(SETTINGS.format(data))
     with inside(root / "good"), quiet():
         make_plain_files()
         make_runs()
@@ -89,11 +106,12 @@ def quiet():
 
 def make_plain_files():
     "What is written by hand: a module of a stranger, the trusted modules, and two files of scores."
-    Path("evil.py").write_text(PART)
+    Path("evil.py").write_text(STRANGER)
     Path("home/.iris_edu").mkdir(parents=True)
     Path("home/.iris_edu/trusted.txt").write_text("# modules that I know\nfriend\nmy_parts\n")
     Path("scores.json").write_text(json.dumps({"Pong": [1.0, 2.5], "Boxing": [20, 30.5], "Catch": 3.0}))
-    Path("curves.json").write_text(json.dumps([{"task": "Pong", "method": "M", "seed": seed, "xs": [1, 2], "ys": [0.5, 1.5]} for seed in (0, 1)]))
+    curve = {"task": "Pong", "method": "M", "seed": 0, "xs": [1, 2], "ys": [0.5, 1.5]}
+    Path("curves.json").write_text(json.dumps([curve, curve | {"seed": 1}]))
 
 
 def make_runs():
@@ -111,9 +129,6 @@ def make_runs():
     Path("old/config.json").write_text(json.dumps({name: config[name] for name in ("config", "versions")}))
 
 
-KEPT = ("--replay.storage", "actions")  # of the second run
-
-
 def must(words):
     "Run a command that has to succeed."
     if cli.main(words): raise RuntimeError(f"the fuzz cannot make its good files: {' '.join(words)}")
@@ -126,14 +141,16 @@ def make_data():
     Path("data/README.md").write_text(f"# data\n\n{begin}\n{end}\n\nlast words\n")
     config, trained = agent.load_run("run", "cpu")
     part = lambda *names: {name: getattr(trained, name) for name in names}
-    material.save_trained("catch-small", part("tokenizer", "world_model", "actor_critic"), config, {"about": "a small agent", "minutes": 1.5, "last": {"epoch": 2}}, epoch=2)
+    facts = {"about": "a small agent", "minutes": 1.5, "last": {"epoch": 2}}
+    material.save_trained("catch-small", part(*LEARNERS), config, facts, epoch=2)
     material.save_trained("pong-16", part("tokenizer"), config, {"about": "a tokenizer"})
     words = material.fingerprint("data/checkpoints/pong-16.safetensors")[1]
-    material.save_trained("pong-dream", part("world_model"), config, {"about": "a dream", "tokenizer": "pong-16", "tokenizer_sha256": words})
+    facts = {"about": "a dream", "tokenizer": "pong-16", "tokenizer_sha256": words}
+    material.save_trained("pong-dream", part("world_model"), config, facts)
     recording = replay.load_recording("run/replay/epoch_0001.npz")
     replay.save_recording("data/episodes/Pong.npz", recording)
     Path("data/learning").mkdir()
-    Path("data/learning/small.csv").write_text("run,epoch,steps,minutes,episodes,return,transition\nseed 0,2,800,0.09,16,-2.5,\nseed 0,4,1600,0.19,16,-1.5,0.25\n")
+    Path("data/learning/small.csv").write_text(RETURNS)
     for file in ("episodes/Pong.npz", "learning/small.csv"): material.note(file, "for the fuzz")
 
 
@@ -142,7 +159,8 @@ def make_evaluations():
     must(["evaluate", "catch-small", "--episodes", "1"])
     must(["report", "catch-small"])  # the first picture starts a program that lists fonts
     weights = checkpoint_sum("", agent.load_trained("run").agent.state_dict())
-    Path("half/evaluation.partial.json").write_text(json.dumps({"weights": weights, "seed": 0, "temperature": 0.5, "played": {"0": [1.0, 10]}}))
+    half = {"weights": weights, "seed": 0, "temperature": 0.5, "played": {"0": [1.0, 10]}}
+    Path("half/evaluation.partial.json").write_text(json.dumps(half))
     game = play.Game(*play.opened("run"))
     for seed in range(99):  # until a dream has not ended after three steps
         game.start(True, 3, seed)
@@ -150,7 +168,8 @@ def make_evaluations():
             for action in (0, 2, 1): game.step(action, 0.5)
             break
     play.save_session(game, "session.json")
-    Path("foreign.safetensors").write_bytes(signed(Path("run/checkpoint.safetensors").read_bytes(), lambda header: header["config"]["parts"].update(policy="evil:Thing")))
+    change = lambda header: header["config"]["parts"].update(policy="evil:Thing")
+    Path("foreign.safetensors").write_bytes(signed(Path("run/checkpoint.safetensors").read_bytes(), change))
 
 
 @functools.cache
@@ -160,7 +179,7 @@ def known():
 
 
 def make_weights():
-    "VGG16 weights: a .pth of the right shapes, one number each, and files of the other kinds whose shapes are too small: the right ones take 59 MB."
+    "VGG16 weights: a .pth of the right shapes, one number each; files of the other kinds have too small ones, the right ones take 59 MB."
     with torch.device("meta"): shapes = {name: tensor.shape for name, tensor in tokenizer.VGG16().state_dict().items()}
     torch.save({name: torch.full((1,), 0.01).expand(shape) for name, shape in shapes.items()}, "vgg.pth")
     Path("vgg.safetensors").write_bytes(safetensors.torch.save({name: torch.zeros(1) for name in shapes}))
@@ -184,13 +203,15 @@ def flip(draw: Draw, good: bytes):
 def cut(draw: Draw, good: bytes):
     "The end, the beginning or a slice in between is missing."
     first, last = sorted(draw.randrange(len(good) + 1) for _ in range(2))
-    return draw.choice([(f"first {first} bytes", good[:first]), (f"without its first {first} bytes", good[first:]), (f"without bytes {first} to {last}", good[:first] + good[last:])])
+    return draw.choice([(f"first {first} bytes", good[:first]), (f"without its first {first} bytes", good[first:]),
+                        (f"without bytes {first} to {last}", good[:first] + good[last:])])
 
 
 def stuff(draw: Draw, good: bytes):
     "Something is inserted, or written over what was there."
-    place, words = draw.randrange(len(good) + 1), draw.choice((b"\xff", b"\0", b"\n", b"\x93NUMPY", b"\xef\xbb\xbf", b"[" * 1000, b"9" * 400, bytes(draw.randrange(256) for _ in range(20))))
-    over = draw.random() < 0.5
+    noise = bytes(draw.randrange(256) for _ in range(20))
+    words = draw.choice((b"\xff", b"\0", b"\n", b"\x93NUMPY", b"\xef\xbb\xbf", b"[" * 1000, b"9" * 400, noise))
+    place, over = draw.randrange(len(good) + 1), draw.random() < 0.5
     return f"{words[:8]!r} {'over' if over else 'at'} {place}", good[:place] + words + good[place + over * len(words):]
 
 
@@ -202,8 +223,9 @@ def double(draw: Draw, good: bytes):
 
 def foreign_bytes(draw: Draw, good: bytes):
     "Another file altogether."
-    return draw.choice([("empty", b""), ("one byte", b"\0"), ("no UTF-8", b"\xff\xfe\xfa"), ("nested deeply", b"[" * 100_000), ("nested objects", b'{"a":' * 100_000),
-                        ("noise", bytes(draw.randrange(256) for _ in range(300))), ("a pickle of code", pickle.dumps(Evil())), ("spaces", b" \n" * 50)])
+    noise, deep, deeper = bytes(draw.randrange(256) for _ in range(300)), b"[" * 100_000, b'{"a":' * 100_000
+    return draw.choice([("empty", b""), ("one byte", b"\0"), ("no UTF-8", b"\xff\xfe\xfa"), ("nested deeply", deep),
+                        ("nested objects", deeper), ("noise", noise), ("a pickle of code", pickle.dumps(Evil())), ("spaces", b" \n" * 50)])
 
 
 def elsewhere(draw: Draw, good: bytes):
@@ -217,9 +239,18 @@ class Place(NamedTuple):
     gone: bool = False
 
 
-PLACES = [("a folder in its place", Place(Path.mkdir)), ("a full folder in its place", Place(lambda path: (path / "inside").mkdir(parents=True))),
-          ("a link to nothing", Place(lambda path: path.symlink_to("nothing"), True)), ("a link to itself", Place(lambda path: path.symlink_to(path.name), True)),
-          ("no file, or a file in the place of its folder", Place(lambda path: path.parent.name == "scratch" or (shutil.rmtree(path.parent), path.parent.write_text("in the way")), True)),
+def folder_gone(path):
+    "The folder of a file has become a file; one that lies in the working directory is just gone."
+    if path.parent.name == "scratch": return
+    shutil.rmtree(path.parent)
+    path.parent.write_text("in the way")
+
+
+PLACES = [("a folder in its place", Place(Path.mkdir)),
+          ("a full folder in its place", Place(lambda path: (path / "inside").mkdir(parents=True))),
+          ("a link to nothing", Place(lambda path: path.symlink_to("nothing"), True)),
+          ("a link to itself", Place(lambda path: path.symlink_to(path.name), True)),
+          ("no file, or a file in the place of its folder", Place(folder_gone, True)),
           ("a pipe in its place", Place(os.mkfifo))]
 BYTES = (flip, cut, stuff, double, foreign_bytes, elsewhere)
 
@@ -232,12 +263,19 @@ class Evil:
 # Changes of JSON: of a value, of a key.
 
 RAW = "@raw@"
-VALUES = {"null": "null", "true": "true", "-1": "-1", "0": "0", "0.5": "0.5", "3": "3", "999999999": "999999999", "1e-310": "1e-310", "1e308": "1e308", "-1e308": "-1e308", "NaN": "NaN",
-          "Infinity": "Infinity", "-Infinity": "-Infinity", "2^63": str(2**63), "2^63-1": str(2**63 - 1), "10^400": "1" + "0" * 400, "5000 digits": "1" * 5000, "an empty text": '""', "spaces": '"  "', "ten": '"ten"',
-          "10^5 letters": '"' + "x" * 100_000 + '"', "a surrogate": '"\\ud800"', "two lines": '"a\\nb"', "a zero byte": '"\\u0000"', "a path": '"../../evil"',
-          "[]": "[]", "a sum beyond all": "[1e308, 1e308]", "far apart": "[1e308, -1e308]", "{}": "{}", "[1, 2]": "[1, 2]", "[[]]": "[[]]", '{"a": 1}': '{"a": 1}', "a deep list": "[" * 100_000 + "]" * 100_000, "200 deep": "[" * 200 + "]" * 200, "Pong": '"Pong"', "CartPole-v1": '"CartPole-v1"'}
-CODE = ("os:system", "evil:Thing", "evil:Thing-v0", "evil.sub:Thing", "builtins:print", "iris_edu.cli:main", "iris_edu:evil", "evil/Thing-v0", ":", "evil:", "subprocess:call")
-KEYS = ("surprise", "a\nb", "", "\ud800", "__class__", "x" * 100_000, "1" * 5000, "-1", "0", "checkpoints/../x.safetensors", "other/x.y", "a\0b")
+VALUES = {"null": "null", "true": "true", "-1": "-1", "0": "0", "0.5": "0.5", "3": "3", "999999999": "999999999", "1e-310": "1e-310",
+          "1e308": "1e308", "-1e308": "-1e308", "NaN": "NaN",
+          "Infinity": "Infinity", "-Infinity": "-Infinity", "2^63": str(2**63), "2^63-1": str(2**63 - 1), "10^400": "1" + "0" * 400,
+          "5000 digits": "1" * 5000, "an empty text": '""', "spaces": '"  "', "ten": '"ten"',
+          "10^5 letters": '"' + "x" * 100_000 + '"', "a surrogate": '"\\ud800"', "two lines": '"a\\nb"', "a zero byte": '"\\u0000"',
+          "a path": '"../../evil"',
+          "[]": "[]", "a sum beyond all": "[1e308, 1e308]", "far apart": "[1e308, -1e308]", "{}": "{}", "[1, 2]": "[1, 2]", "[[]]": "[[]]",
+          '{"a": 1}': '{"a": 1}', "a deep list": "[" * 100_000 + "]" * 100_000, "200 deep": "[" * 200 + "]" * 200, "Pong": '"Pong"',
+          "CartPole-v1": '"CartPole-v1"'}
+CODE = ("os:system", "evil:Thing", "evil:Thing-v0", "evil.sub:Thing", "builtins:print", "iris_edu.cli:main", "iris_edu:evil",
+        "evil/Thing-v0", ":", "evil:", "subprocess:call")
+KEYS = ("surprise", "a\nb", "", "\ud800", "__class__", "x" * 100_000, "1" * 5000, "-1", "0", "checkpoints/../x.safetensors", "other/x.y",
+        "a\0b")
 
 
 def nodes(tree, path=""):
@@ -357,7 +395,7 @@ def read_safe(content: bytes) -> Safe:
 
 def write_safe(found: Safe, sign: str) -> bytes:
     "A safetensors file whose sum is kept, dropped or made anew."
-    total = {"sum kept": found.sum, "sum dropped": None}[sign] if sign != "signed anew" else checkpoint_sum(found.text, found.tensors)
+    total = checkpoint_sum(found.text, found.tensors) if sign == "signed anew" else {"sum kept": found.sum, "sum dropped": None}[sign]
     return safetensors.torch.save(found.tensors, {"iris_edu": found.text} | ({"sha256": total} if total else {}))
 
 
@@ -402,13 +440,16 @@ def emptied(draw, tensors, name): tensors.clear()
 
 def another_type(draw, tensors, name):
     "A tensor is of another type."
-    tensors[name] = tensors[name].to(draw.choice((torch.int64, torch.float16, torch.float64, torch.bool, torch.complex64, torch.bfloat16, torch.float8_e4m3fn, torch.uint8, torch.uint16)))
+    names = "int64 float16 float64 bool complex64 bfloat16 float8_e4m3fn uint8 uint16"
+    tensors[name] = tensors[name].to(getattr(torch, draw.choice(names.split())))
 
 
 def one_more(draw, tensors, name):
     "A tensor that nobody knows."
-    stem = draw.choice(("surprise", "agent.surprise", "agent.tokenizer.surprise", "optimizer.tokenizer.999.step", "optimizer.tokenizer.0.surprise", "optimizer.tokenizer.-1.step",
-                        f"optimizer.tokenizer.{'1' * 5000}.step", "optimizer.surprise", "agent.a\nb", "optimizer.tokenizer.\u00b2.step", "optimizer.tokenizer.0", ""))
+    stem = draw.choice(("surprise", "agent.surprise", "agent.tokenizer.surprise", "optimizer.tokenizer.999.step",
+                        "optimizer.tokenizer.0.surprise", "optimizer.tokenizer.-1.step",
+                        f"optimizer.tokenizer.{'1' * 5000}.step", "optimizer.surprise", "agent.a\nb", "optimizer.tokenizer.\u00b2.step",
+                        "optimizer.tokenizer.0", ""))
     tensors[stem] = torch.zeros(draw.choice(((), (2,))))
 
 
@@ -423,7 +464,8 @@ def no_memory(draw, tensors, name):
         if name == prefix or name.startswith(prefix + "."): del tensors[name]
 
 
-TENSORS = (without, renamed, longer, one_axis_more, nothing_left, a_number_is_not_finite, below_zero, emptied, another_type, another_type, one_more, one_more, no_memory, no_memory)
+TENSORS = (without, renamed, longer, one_axis_more, nothing_left, a_number_is_not_finite, below_zero, emptied, another_type, another_type,
+           one_more, one_more, no_memory, no_memory)
 HEADERS = tuple(map(of_header, (*EDITS, other_epoch)))
 STRANGE = tuple(of_header(edit, ("signed anew",)) for edit in (*EDITS, code_name, other_value, other_epoch))
 
@@ -441,7 +483,8 @@ def of_arrays(draw: Draw, good: bytes):
 
 def write_archive(arrays, own) -> bytes:
     "Arrays as an archive, with a sum, none, or their own."
-    if isinstance(own, str): own = np.frombuffer(bytes.fromhex(sum_of({name: array for name, array in arrays.items() if not array.dtype.hasobject})), np.uint8)
+    plain = {name: array for name, array in arrays.items() if not array.dtype.hasobject}
+    if isinstance(own, str): own = np.frombuffer(bytes.fromhex(sum_of(plain)), np.uint8)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays, **({} if own is None else {"sha256": own}))
     return file.getvalue()
@@ -450,10 +493,10 @@ def write_archive(arrays, own) -> bytes:
 def an_array_is_missing(draw, arrays, name): del arrays[name]
 def an_array_more(draw, arrays, name): arrays[draw.choice(("surprise", "a\nb", "../evil", "final"))] = arrays[name]
 def an_axis_more(draw, arrays, name): arrays[name] = arrays[name][None]
-def no_axis(draw, arrays, name): arrays[name] = arrays[name].reshape(-1)[0]
+def no_axis(draw, arrays, name): arrays[name] = np.zeros((), arrays[name].dtype)
 def shorter(draw, arrays, name): arrays[name] = arrays[name][:-1]
 def twice_as_long(draw, arrays, name): arrays[name] = np.concatenate([arrays[name]] * 2)
-def all_twice_as_long(draw, arrays, name): arrays.update({name: np.concatenate([array] * 2) for name, array in arrays.items() if name not in ("seeds", "starts")})
+def all_twice_as_long(draw, arrays, name): arrays |= {key: np.concatenate([arrays[key]] * 2) for key in {*arrays} - {"seeds", "starts"}}
 def a_start_outside(draw, arrays, name): arrays["starts"] = np.array([draw.choice((-1, 999, 2**62))])
 def a_reward_not_finite(draw, arrays, name): arrays["rewards"] = np.full(arrays["rewards"].shape, draw.choice((math.nan, math.inf, 1e300)))
 def code_inside(draw, arrays, name): arrays[draw.choice((name, "surprise"))] = np.array([Evil()], dtype=object)
@@ -470,21 +513,26 @@ def out_of_range(draw, arrays, name):
     arrays[name].reshape(-1)[-1:] = draw.choice((7, 300, 40_000) if arrays[name].dtype.kind == "u" else (7, -1, 300, 2**62, -2**63))
 
 
-ARRAYS = (an_array_is_missing, an_array_more, an_axis_more, no_axis, shorter, twice_as_long, all_twice_as_long, a_start_outside, a_reward_not_finite, code_inside,
+ARRAYS = (an_array_is_missing, an_array_more, an_axis_more, no_axis, shorter, twice_as_long, all_twice_as_long, a_start_outside,
+          a_reward_not_finite, code_inside,
           of_another_type, of_another_type, out_of_range, out_of_range)
-HEADS = ("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }", "{'descr': '<i8', 'fortran_order': False, 'shape': (-1,), }", "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
-         "(" * 200, "{'descr': '<i8', 'fortran_order': False, 'shape': (True,), }", "{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (10,), }", "{'descr': '<i8', 'shape': ()}", "'\\d'",
-         "{'descr': '|V0', 'fortran_order': False, 'shape': (10,), }", "{'descr': '<i8', 'fortran_order': False, 'shape': (0, 1000000000000), }")
+HEADS = ("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }",
+         "{'descr': '<i8', 'fortran_order': False, 'shape': (-1,), }", "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+         "(" * 200, "{'descr': '<i8', 'fortran_order': False, 'shape': (True,), }",
+         "{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (10,), }", "{'descr': '<i8', 'shape': ()}", "'\\d'",
+         "{'descr': '|V0', 'fortran_order': False, 'shape': (10,), }",
+         "{'descr': '<i8', 'fortran_order': False, 'shape': (0, 1000000000000), }")
 
 
 def of_members(draw: Draw, good: bytes):
     "A member of the archive says that it is something else than it is."
-    file, head = io.BytesIO(), draw.choice(HEADS)
-    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))) as new:
+    file, head, way = io.BytesIO(), draw.choice(HEADS), draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
+    magic = b"\x93NUMPY" + bytes([draw.choice((1, 2, 3)), 0]) + (len(head) + 1).to_bytes(2, "little")
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(file, "w", way) as new:
         chosen, twice = draw.choice(old.namelist()), draw.random() < 0.1
         for name in old.namelist():
             content = old.read(name)
-            if name == chosen: content = b"\x93NUMPY" + bytes([draw.choice((1, 2, 3)), 0]) + (len(head) + 1).to_bytes(2, "little") + head.encode() + b"\n" + content[128:]
+            if name == chosen: content = magic + head.encode() + b"\n" + content[128:]
             new.writestr(name, content)
             if twice and name == chosen: new.writestr(name[:-4], content)
     return f"{chosen} says {head[:70]}", file.getvalue()
@@ -509,18 +557,22 @@ def of_table(draw: Draw, good: bytes):
     else: rows[row][1:3] = rows[row][2:3] * 2
     names = ("cell", "cell", "cell", "without row", "without column", "row more at", "column name", "two cells alike")
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONE if cell == '"' else csv.QUOTE_MINIMAL, escapechar="\\", quotechar="'" if cell == '"' else '"').writerows(rows)
+    loose = dict(quoting=csv.QUOTE_NONE, escapechar="\\", quotechar="'") if cell == '"' else {}  # a quotation mark that stays as it is
+    csv.writer(text, lineterminator="\n", **loose).writerows(rows)
     return f"{names[which]} {row}, {column} {cell[:6]!r}", text.getvalue().encode()
 
 
-SETTINGS = ("preset = nope", "preset =", "surprise = 1", "data = ~nobody99/x", "data = nowhere", "data = evil.py", "data = a\0b", "runs = evil.py", "runs = a\0b", "runs = ~nobody99/x", "repository = nope",
-            "repository = a/b\n  c", "branch = a b", "branch = %(x)s", "preset = tiny\npreset = tiny", "preset = \ud7ff", "[iris_edu]", "[other", "[other]", "= 5", "data : data", "data", "runs = " + "x" * 300,
-            "data = " + "x/" * 3000, "preset = a\n b", "DATA = data", "data = data # a comment", "preset = evil:Thing", "runs = ../scratch/evil.py/x", "a\rb = 1", "preset = ti\u2028ny")
+LINES_OF_SETTINGS = ("preset = nope", "preset =", "surprise = 1", "data = ~nobody99/x", "data = nowhere", "data = evil.py", "data = a\0b",
+                     "runs = evil.py", "runs = a\0b", "runs = ~nobody99/x", "repository = nope",
+                     "repository = a/b\n  c", "branch = a b", "branch = %(x)s", "preset = tiny\npreset = tiny", "preset = \ud7ff", "[iris_edu]",
+                     "[other", "[other]", "= 5", "data : data", "data", "runs = " + "x" * 300,
+                     "data = " + "x/" * 3000, "preset = a\n b", "DATA = data", "data = data # a comment", "preset = evil:Thing",
+                     "runs = ../scratch/evil.py/x", "a\rb = 1", "preset = ti\u2028ny")
 
 
 def of_settings(draw: Draw, good: bytes):
     "A line of the settings is another, or one more."
-    lines, line = good.decode().splitlines(), draw.choice(SETTINGS)
+    lines, line = good.decode().splitlines(), draw.choice(LINES_OF_SETTINGS)
     key = line.split("=")[0].split(":")[0].strip().lower()
     kept = [old for old in lines if not old.startswith(f"{key} =") or not key]
     if draw.random() < 0.1: kept.insert(0, line)
@@ -528,7 +580,8 @@ def of_settings(draw: Draw, good: bytes):
     return f"{line[:40]!r}", ("\n".join(kept) + "\n").encode()
 
 
-TRUSTS = ("# evil", "#evil", "evi", "evil.sub", "evil:Thing", "evil.", ".", "*", "evil*", "EVIL", "friend evil2", "ev il", "trust evil", "not evil", "friend # not evil", "e\u0301vil", "-- evil", "evil;", "'evil'", "\ufeff# evil", "# a\u2028evil", "# a\x0bevil", "")
+TRUSTS = ("# evil", "#evil", "evi", "evil.sub", "evil:Thing", "evil.", ".", "*", "evil*", "EVIL", "friend evil2", "ev il", "trust evil",
+          "not evil", "friend # not evil", "e\u0301vil", "-- evil", "evil;", "'evil'", "\ufeff# evil", "# a\u2028evil", "# a\x0bevil", "")
 
 
 def of_trust(draw: Draw, good: bytes):
@@ -542,10 +595,15 @@ def of_weights(draw: Draw, good: bytes):
     state = torch.load(io.BytesIO(good), weights_only=True)
     name, file = draw.choice([*state]), io.BytesIO()
     number = lambda value: torch.full((1,), value).expand(state[name].shape)
-    changes = {"missing": lambda: state.pop(name), "another shape": lambda: state.update({name: torch.zeros(2)}), "not finite": lambda: state.update({name: number(draw.choice((math.nan, math.inf)))}),
-               "whole numbers": lambda: state.update({name: number(1)}), "complex": lambda: state.update({name: number(1j)}), "half precision": lambda: state.update({name: number(0.5).half()}),
-               "a text": lambda: state.update({name: "x"}), "code": lambda: state.update({name: Evil()}), "code beside": lambda: state.update(other=Evil()), "one more": lambda: state.update({"features.99.weight": torch.zeros(1)}),
-               "sparse": lambda: state.update({name: torch.zeros(2, 2).to_sparse()}), "a key that is a number": lambda: state.update({5: torch.zeros(1)}), "meta": lambda: state.update({name: state[name].to("meta")})}
+    changes = {"missing": lambda: state.pop(name), "another shape": lambda: state.update({name: torch.zeros(2)}),
+               "not finite": lambda: state.update({name: number(draw.choice((math.nan, math.inf)))}),
+               "whole numbers": lambda: state.update({name: number(1)}), "complex": lambda: state.update({name: number(1j)}),
+               "half precision": lambda: state.update({name: number(0.5).half()}),
+               "a text": lambda: state.update({name: "x"}), "code": lambda: state.update({name: Evil()}),
+               "code beside": lambda: state.update(other=Evil()), "one more": lambda: state.update({"features.99.weight": torch.zeros(1)}),
+               "sparse": lambda: state.update({name: torch.zeros(2, 2).to_sparse()}),
+               "a key that is a number": lambda: state.update({5: torch.zeros(1)}),
+               "meta": lambda: state.update({name: state[name].to("meta")})}
     what = draw.choice([*changes, "a list", "a number"])
     if what in changes: changes[what]()
     torch.save({"a list": [state], "a number": 5}.get(what, state), file)
@@ -554,8 +612,10 @@ def of_weights(draw: Draw, good: bytes):
 
 def of_pickle(draw: Draw, good: bytes):
     "A pickle that asks for code, or whose arrays are none."
-    names = [b"cos\nsystem\n(S'touch mark'\ntR.", b"cbuiltins\nexec\n(S'import evil'\ntR.", b"\x80\x04\x8c\x04ev\nl\x8c\x01x\x93.", b"cnumpy.f2py.diagnose\nrun\n(tR.", b"cnumpy\nndarray\n((I100000000000000\ntR.",
-             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'b'\ntR.", b"cnumpy\nndarray.tofile\n.", b"cnumpy\nload\n(S'evil.py'\ntR.", b"(" * 100_000 + b"."]
+    names = [b"cos\nsystem\n(S'touch mark'\ntR.", b"cbuiltins\nexec\n(S'import evil'\ntR.", b"\x80\x04\x8c\x04ev\nl\x8c\x01x\x93.",
+             b"cnumpy.f2py.diagnose\nrun\n(tR.", b"cnumpy\nndarray\n((I100000000000000\ntR.",
+             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'b'\ntR.", b"cnumpy\nndarray.tofile\n.",
+             b"cnumpy\nload\n(S'evil.py'\ntR.", b"(" * 100_000 + b"."]
     tree, where = pickle.loads(good), draw.choice(("kernel", "bias"))
     tree["VGG16_0"]["Conv_0"][where] = draw.choice((None, "x", [1.0], np.array(["x"]), np.zeros((1, 1), np.float32), Evil()))
     name = draw.choice([*names, None, None])
@@ -565,15 +625,16 @@ def of_pickle(draw: Draw, good: bytes):
 def of_readme(draw: Draw, good: bytes):
     "The marks in the README of the data folder are missing, doubled or turned round."
     begin, end = material.MARKS
-    return draw.choice([("without the end mark", good.replace(end.encode(), b"")), ("without the first mark", good.replace(begin.encode(), b"")), ("marks turned round", f"{end}\n{begin}\nlast words\n".encode()),
-                        ("two pairs of marks", good + good)])
+    return draw.choice([("without the end mark", good.replace(end.encode(), b"")),
+                        ("without the first mark", good.replace(begin.encode(), b"")),
+                        ("marks turned round", f"{end}\n{begin}\nlast words\n".encode()), ("two pairs of marks", good + good)])
 
 
 # What must not be accepted, said once more and independently of the library. A judge(found, good, command, said) is asked after exit 0;
 # it returns what is wrong with the file in words, or None for a legal one.
 
 class Rules(NamedTuple):
-    "Regular expressions of dotted paths of a tree, list members as []: what may stand there besides the kind of value that a good file has."
+    "Regular expressions of dotted paths, list members as []: what may stand there besides the kind of value that a good file has."
     needed: str = r"(?!)"  # keys that have no default
     free: str = r"(?!)"  # anything
     open: str = r"(?!)"  # tables with any keys
@@ -589,15 +650,14 @@ class Rules(NamedTuple):
 
 def wrong(found, good, rules: Rules, path: str = "") -> str | None:
     "What is wrong with a value in the place of a good one, in words."
-    at = functools.partial(lambda rule: re.fullmatch(getattr(rules, rule), path))
+    at = lambda rule: re.fullmatch(getattr(rules, rule), path)
     if at("free") or found is None and at("null"): return None
-    if good is None: return None if isinstance(found, (int, float)) and not isinstance(found, bool) else f"{path} is {found!r:.30}"
-    if isinstance(good, bool) != isinstance(found, bool) or isinstance(good, (int, float)) != isinstance(found, (int, float)): return f"{path} is {found!r:.30}"
-    if not isinstance(good, (int, float)) and type(good) is not type(found): return f"{path} is {found!r:.30}"
+    kinds = [bool if isinstance(value, bool) else float if isinstance(value, (int, float)) else type(value) for value in (found, good)]
+    if kinds[0] != (float if good is None else kinds[1]): return f"{path} is {found!r:.30}"
     if isinstance(good, dict): return wrong_table(found, good, rules, path)
     if isinstance(good, list): return wrong_list(found, good, rules, path)
-    if isinstance(good, str): return wrong_text(found, good, at, path)
-    return None if isinstance(good, bool) else wrong_number(found, good, at, path)
+    if isinstance(good, str): return wrong_text(found, at, path)
+    return None if good is None or isinstance(good, bool) else wrong_number(found, good, at, path)
 
 
 def wrong_table(found, good, rules, path):
@@ -627,51 +687,61 @@ def wrong_list(found, good, rules, path):
     return next(filter(None, (wrong(value, sample, rules, inner) for value in found)), None)
 
 
-def wrong_text(found, good, at, path):
+CHOICES = {"precision": ("fp32", "tf32", "bf16", "fp16"), "storage": ("frames", "actions"), "reward": ("sign", "mse"),
+           "device": ("auto", "cpu", "cuda")}
+
+
+def wrong_text(found, at, path):
     "What is wrong with a text: it is empty, or names code or a choice that is none."
     if not found.strip() and not at("words"): return f"{path} is empty"
-    name = path.rsplit(".", 1)[-1]
-    if path.startswith("config."):
-        if name in REGISTRY and "parts" in path and found not in {**REGISTRY[name], **{v: k for k, v in REGISTRY[name].items()}}: return f"{path} names {found!r:.30}"
-        if name in ("game", "execution") and ":" in found and not found.startswith("iris_edu."): return f"{path} names the code {found!r:.30}"
-        if name in ("precision", "storage", "reward", "device") and found not in ("fp32", "tf32", "bf16", "fp16", "frames", "actions", "sign", "mse", "auto", "cpu", "cuda"): return f"{path} is {found!r:.30}"
-    return None
+    section, name = path.split(".")[:1], path.rsplit(".", 1)[-1]
+    if section != ["config"]: return None
+    stranger = name in ("game", "execution") and ":" in found and not found.startswith("iris_edu.")
+    if path.startswith("config.parts.") and name in REGISTRY: stranger = found not in {*REGISTRY[name], *REGISTRY[name].values()}
+    return f"{path} is {found!r:.30}" if stranger or name in CHOICES and found not in CHOICES[name] else None
 
 
 def wrong_number(found, good, at, path):
     "What is wrong with a number: its kind, or its range."
-    if not math.isfinite(found) if isinstance(found, float) else abs(found) >= 2**63: return None if at("endless") else f"{path} is {found!r:.30}"
-    if isinstance(good, int) and isinstance(found, float) and not at("endless") and not at("signed"): return f"{path} is {found!r:.30} and no whole number"
-    if found < 0 and not at("signed") or found == 0 and at("positive") or found > 1 and at("share"): return f"{path} is {found!r:.30}"
-    return None
+    beyond = abs(found) >= 2**63 if isinstance(found, int) else not math.isfinite(found)
+    broken = isinstance(good, int) and isinstance(found, float) and not at("signed")
+    small = found < 0 and not at("signed") or found == 0 and at("positive")
+    return f"{path} is {found!r:.30}" if (beyond or broken) and not at("endless") or small or found > 1 and at("share") else None
 
 
-IN_CONFIG = dict(words=r".*perceptual_weights", signed=r"config\.actor_critic\.entropy", share=r"config.*\.(discount|lam|epsilon|beta\d|\w*dropout)", needed=r"config|config\.actor_critic\.channels\[\]",
-                 positive=r"config\.env\.(size|frame_skip|(eval_)?max_frames)|config\.autoencoder\..*|config\.transformer\.(layers|heads|width|init_std)|config\.tokenizer\.(vocabulary|dim)"
-                          r"|config\.training\.(epochs|collect_epochs|collect_steps|updates|\w*_batch|accumulate|learning_rate|max_grad_norm|\w*temperature|evaluate_episodes)"
-                          r"|config\.replay\.capacity|config\.world_model\.steps|config\.imagination\.(temperature|keep_frames)|config\.actor_critic\.(channels\[\]|hidden|horizon)|version|actions|left_out\[\]")
+ABOVE_ZERO = (r"config\.env\.(size|frame_skip|(eval_)?max_frames)|config\.autoencoder\..*"
+              r"|config\.transformer\.(layers|heads|width|init_std)|config\.tokenizer\.(vocabulary|dim)"
+              r"|config\.training\.(epochs|collect_epochs|collect_steps|updates|\w*_batch|accumulate)"
+              r"|config\.training\.(learning_rate|max_grad_norm|\w*temperature|evaluate_episodes)"
+              r"|config\.replay\.capacity|config\.world_model\.steps|config\.imagination\.(temperature|keep_frames)"
+              r"|config\.actor_critic\.(channels\[\]|hidden|horizon)|version|actions|left_out\[\]")
+IN_CONFIG = dict(words=r".*perceptual_weights", signed=r"config\.actor_critic\.entropy", positive=ABOVE_ZERO,
+                 share=r"config.*\.(discount|lam|epsilon|beta\d|\w*dropout)", needed=r"config|config\.actor_critic\.channels\[\]")
 RUN = Rules(**IN_CONFIG, open="versions", null="actions", free=r"changes\[\]\.(before|now)", samples={"left_out": 1})
 # Header types config and actions as "or nothing": format 1 says neither.
-HEADER = Rules(**IN_CONFIG | {"needed": IN_CONFIG["needed"] + "|actions|version|parts\\[\\]"}, open=r"versions|scales(\.\*)?|facts", null="config|actions", free=r"facts(\..*)?", samples={"left_out": 1})
-RESULT = Rules(needed=r"game|returns|temperature|returns\[\]", free=r"env\..*", open="env", null="run_seed|epoch|steps|mean|std", signed=r"returns\[\]|mean", positive="temperature")
+HEADER = Rules(**IN_CONFIG | {"needed": IN_CONFIG["needed"] + r"|actions|version|parts\[\]"}, open=r"versions|scales(\.\*)?|facts",
+               null="config|actions", free=r"facts(\..*)?")
+RESULT = Rules(needed=r"game|returns|temperature|returns\[\]", free=r"env\..*", open="env", null="run_seed|epoch|steps|mean|std",
+               signed=r"returns\[\]|mean", positive="temperature")
 HALF = Rules(needed="weights|seed|temperature", open="played", signed=r"played\.\*\[0\]", fixed=r"played\.\*", positive="temperature")
 SESSION = Rules(needed="game|dreamt|frame|seed|steps|total", fixed=r"steps\[\]", signed="total", positive=r"steps\[\]\[1\]")
 MANIFEST = Rules(needed=r"\*\.\w+", open="", words=r"\*\.about")
 METRIC = Rules(needed="epoch|steps", open="", signed=r".*/.*|\*", endless=r".*/.*|\*", positive="epoch")
 
 
-def judge_json(rules, tidy=lambda tree: None):
+def judge_json(rules):
     "The judge of a JSON file."
     def judge(found, good, command, said):
         try: tree = json.loads(found.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error: return f"no JSON: {type(error).__name__}"
-        return wrong(tree, json.loads(good), rules) or tidy(tree)
+        return wrong(tree, json.loads(good), rules)
     return judge
 
 
 def same_past(values) -> str | None:
     "Whether a configuration says the options of the good run, but for those that may change."
-    moved = differences(config_to_dict(config_from_dict(values)), json.loads((world() / "good/run/config.json").read_text())["config"]).keys() - CHANGEABLE
+    good = json.loads((world() / "good/run/config.json").read_text())["config"]
+    moved = differences(config_to_dict(config_from_dict(values)), good).keys() - CHANGEABLE
     return f"{sorted(moved)[0]} is not what it was trained with" if moved else None
 
 
@@ -695,15 +765,18 @@ def judge_scores(found, good, command, said):
     "Scores: {game: number or numbers}; or curves, of which task, method and the last y count."
     try: tree = json.loads(found.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error: return f"no JSON: {type(error).__name__}"
-    number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and abs(x) < 2**1023
-    if isinstance(tree, dict): return None if tree and all(number(x) or isinstance(x, list) and all(map(number, x)) for x in tree.values()) else "a score is no number"
-    if not isinstance(tree, list) or not tree: return "no scores"
-    fits = lambda curve: isinstance(curve, dict) and all(isinstance(curve.get(key), str) and curve[key].strip() for key in ("task", "method")) and isinstance(curve.get("ys"), list) and curve["ys"] and number(curve["ys"][-1])
-    return None if all(map(fits, tree)) else "a curve is none"
+    number = lambda x: not isinstance(x, bool) and (isinstance(x, int) and abs(x) < 2**63 or isinstance(x, float) and math.isfinite(x))
+    if isinstance(tree, dict):
+        members = [x for value in tree.values() for x in (value if isinstance(value, list) else [value])]
+        return None if members and all(map(number, members)) else "a score is no number"
+    text = lambda x: isinstance(x, str) and x.strip()
+    fits = lambda curve: text(curve["task"]) and text(curve["method"]) and number(curve["ys"][-1])
+    try: return None if tree and all(map(fits, tree)) else "a curve is none"
+    except (TypeError, KeyError, IndexError): return "a curve is none"
 
 
 def judge_checkpoint(bound=r"(?!)"):
-    "The judge of checkpoints: their sum must fit, or nothing may have changed; `bound` are the commands that must find the run's own configuration."
+    "The judge of checkpoints: their sum must fit; `bound` are the commands that must find the run's own configuration."
     def judge(found, good, command, said):
         try: new, old = read_safe(found), read_safe(good)
         except Exception as error: return f"no safetensors: {type(error).__name__}"
@@ -712,7 +785,8 @@ def judge_checkpoint(bound=r"(?!)"):
         unsigned = new.sum is None and isinstance(header, dict) and header.get("version", 1) == 1  # format 1 has no sum
         if not unsigned and new.sum != checkpoint_sum(new.text, new.tensors): return "its content is not the one of its sum"
         rules = HEADER if "version" in known else HEADER._replace(needed="epoch", positive="epoch")
-        trouble = wrong(header, known, rules) or (header.get("version", 1) > 2 and "a newer version") or wrong_tensors(new.tensors, old.tensors, command)
+        trouble = wrong(header, known, rules) or header.get("version", 1) > 2 and "a newer version"
+        trouble = trouble or wrong_tensors(new.tensors, old.tensors, command)
         bind = re.match(bound, command) and header.get("config")
         return trouble or (same_past(header["config"]) if bind else None)
     return judge
@@ -727,7 +801,8 @@ def wrong_tensors(found, good, command):
         if name not in found: return f"{name} is missing"
         new, old = found[name], good[name]
         if new.is_floating_point() and not new.float().isfinite().all(): return f"{name} is not finite"
-        if new.shape != old.shape or new.is_floating_point() != old.is_floating_point(): return f"{name} is {tuple(new.shape)} of {new.dtype}"
+        other = new.shape != old.shape or new.is_floating_point() != old.is_floating_point()
+        if other: return f"{name} is {tuple(new.shape)} of {new.dtype}"
         if name.endswith((".step", ".exp_avg_sq")) and (new.float() < 0).any(): return f"{name} is negative"
     return None
 
@@ -742,11 +817,15 @@ def judge_recording(found, good, command, said):
     if own is not None and own.tobytes().hex() != sum_of(new): return "its content is not the one of its sum"
     del old["sha256"]
     if new.keys() != old.keys(): return f"it holds {sorted(new)}"
-    steps = len(new["actions"]) if new["actions"].ndim and not command.startswith("train") else 10  # a run says how many, a recording alone is as long as it is
+    training = command.startswith("train")  # a run knows its steps and its game, a recording alone does not
+    steps = 10 if training or not new["actions"].ndim else len(new["actions"])
+    highest = {"actions": 2 if training else 2**63 - 1, "frames": 255, "seeds": 2**63 - 1, "starts": steps, "rewards": 3e38}
     for name, array in new.items():
-        if array.shape != (old[name].shape if name in ("seeds", "starts") else (steps, *old[name].shape[1:])): return f"{name} is {array.shape}"
+        shape = old[name].shape if name in ("seeds", "starts") else (steps, *old[name].shape[1:])
+        if array.shape != shape: return f"{name} is {array.shape}"
         if array.dtype.kind not in {"b": "b", "u": "biu", "i": "biu", "f": "biuf"}[old[name].dtype.kind]: return f"{name} is {array.dtype}"
-        if array.size and (array.min() < (-np.inf if name == "rewards" else 0) or array.max() > {"actions": 2, "frames": 255, "seeds": 2**63 - 1, "starts": steps}.get(name, 3e38)): return f"{name} is out of range"
+        outside = array.size and (array.min() < (-3e38 if name == "rewards" else 0) or array.max() > highest.get(name, 1))
+        if outside: return f"{name} is out of range"
     return None if np.isfinite(new["rewards"]).all() and (np.diff(new["starts"]) > 0).all() else "rewards or starts are none"
 
 
@@ -760,17 +839,22 @@ def told(command, said):
     return command == "make" and re.search("damaged|missing", said) or command == "info" and "settings" in said
 
 
-def judge_table(numbers, games):
-    "The judge of a CSV file: the cells of some columns are finite numbers in every row of a game."
+def judge_table(needed, games):
+    "The judge of a CSV file: it has its columns, or those `needed`, its games once, and finite numbers in all cells behind the first."
     def judge(found, good, command, said):
         try: rows = [*csv.DictReader(found.decode("utf-8-sig").splitlines(), strict=True)]
         except (ValueError, csv.Error) as error: return f"no table: {error}"
-        columns = [*csv.DictReader(good.decode().splitlines())][0].keys()
-        if not rows or not columns <= rows[0].keys() and set(numbers or columns) - rows[0].keys(): return "columns are missing"
+        first, *columns = next(csv.reader(good.decode().splitlines()))
+        if not rows or {first, *(needed or columns)} - rows[0].keys(): return "columns are missing"
         if any(None in row or None in row.values() for row in rows): return "a row has another length"
-        named = [row[next(iter(columns))] for row in rows]
-        if games and (len({*map(tuple, map(dict.values, rows))}) != len(set(named)) or set(games) - set(named)): return "rows are missing, or there twice"
-        return next((f"{cell!r:.20} is no number" for row in rows for key, cell in row.items() if key != next(iter(columns)) and (cell or key in numbers and row["game"] in games) and not is_number(cell, not games and "run" in row)), None)
+        named = {row[first] for row in rows}
+        different = {*map(tuple, map(dict.values, rows))}
+        if games and (len(different) != len(named) or set(games) - named): return "rows are missing, or there twice"
+        for row in rows:
+            for key, cell in row.items():
+                empty = not cell and not (key in needed and row[first] in games)
+                if key != first and not empty and not is_number(cell, unknown=first == "run"): return f"{cell!r:.20} is no number"
+        return None
     return judge
 
 
@@ -781,14 +865,14 @@ def is_number(cell, unknown=False):
 
 
 def judge_settings(found, good, command, said):
-    "settings.ini: a line of its section that sets nothing known; what is no UTF-8, no file, or without the section is another program's, and the next one upward is used."
+    "settings.ini: a line of its section sets nothing known. What is no UTF-8, no file, or without the section is another program's."
     if told(command, said) or command == "train run": return None  # which names preset and folder itself
     try: text = found.decode("utf-8-sig")
     except UnicodeDecodeError: return None
     section = re.search(r"^\[iris_edu\](.*?)(^\[|\Z)", text, re.M | re.S)
     if not section: return None
-    keys = [line.split("=")[0].split(":")[0].strip().lower() for line in section[1].splitlines() if line.strip() and not line.startswith((" ", "\t", "#", ";"))]
-    unknown = set(keys) - {"repository", "branch", "preset", "data", "runs"}
+    lines = [line for line in section[1].splitlines() if line.strip() and not line.startswith((" ", "\t", "#", ";"))]
+    unknown = {re.split("[=:]", line)[0].strip().lower() for line in lines} - {"repository", "branch", "preset", "data", "runs"}
     return f"{unknown.pop()[:20]!r} is no setting" if unknown else None
 
 
@@ -804,7 +888,8 @@ def judge_weights(found, good, command, said):
     state, old = (torch.load(io.BytesIO(content), weights_only=True) for content in (found, good))
     fits = {name: tensor for name, tensor in state.items() if str(name).startswith("features.")}
     if fits.keys() != old.keys(): return "its tensors have other names"
-    return next((f"{name} is none" for name, tensor in fits.items() if tensor.shape != old[name].shape or not tensor.is_floating_point() or tensor.is_meta or not tensor.isfinite().all()), None)
+    sound = lambda tensor: tensor.is_floating_point() and not tensor.is_meta and tensor.isfinite().all()
+    return next((f"{name} is none" for name, tensor in fits.items() if tensor.shape != old[name].shape or not sound(tensor)), None)
 
 
 def judge_readme(found, good, command, said):
@@ -845,53 +930,83 @@ def tell_config(path):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"config": json.loads(read_safe(path.read_bytes()).text)["config"]}))
 
 
+def often(text: str) -> dict[str, int]:
+    "{command: how often} of a text such as '5 train run, 2 make'."
+    return {command: int(number) for number, _, command in (part.partition(" ") for part in text.split(", "))}
+
+
 IN_RUN = r"(train|evaluate|opened|report) \w+$"
-ALL_OF = lambda name: {f"watch {name}": 2, f"evaluate {name}": 2, f"opened {name}": 2}
-NUMBERS = ("Random", "Human", "IRIS")
+NUMBERS, AGENT = ("Random", "Human", "IRIS"), "2 watch catch-small, 2 evaluate catch-small, 2 opened catch-small"
+CATCH, PICTURE = "data/checkpoints/catch-small.safetensors", "run/pictures/epoch_0002.png"
+NEWEST, STRANGERS = "run/checkpoint.safetensors", "foreign.safetensors"
 KINDS = {
-    "config.json": Kind("run/config.json", (*BYTES, *JSON * 2), {"train run": 5, "evaluate run": 3, "watch run": 3, "score run": 2, "opened run": 2, "report run": 1}, judge_run, True),
-    "checkpoint": Kind("run/checkpoint.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 8), {"train run": 10, "evaluate run": 4, "opened run": 2, "watch run/checkpoint.safetensors": 3,
-                       "evaluate run/checkpoint.safetensors": 2, "report run": 1}, judge_checkpoint(IN_RUN), True),
-    "earlier checkpoint": Kind("past/checkpoint.previous.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 4), {"train past": 3, "evaluate past": 2}, judge_checkpoint(IN_RUN), True),
-    "checkpoint alone": Kind("lost/checkpoint.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 4), {"train lost": 3, "evaluate lost": 2, "watch lost": 2, "score lost": 1}, judge_checkpoint("train"), True),
-    "checkpoint of format 1": Kind("old/checkpoint.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 6), {"train old": 4, "evaluate old": 2}, judge_checkpoint(), True),
-    "run of a stranger": Kind("run/checkpoint.safetensors", STRANGE, {"train run": 3, "evaluate run": 5, "opened run": 4, "watch run/checkpoint.safetensors": 2, "report run": 1}, judge_checkpoint("train \\w+$"), after=tell_config),
-    "recording": Kind("run/replay/epoch_0001.npz", (*BYTES, *[of_arrays] * 8, *[of_members] * 2), {"train run": 10}, judge_recording),
-    "recording of actions": Kind("kept/replay/epoch_0002.npz", (*BYTES, *[of_arrays] * 6, of_members), {"train kept": 5}, judge_recording),
-    "metrics.jsonl": Kind("run/metrics.jsonl", (*BYTES, *LINES * 2), {"train run": 4, "watch run": 5, "report run": 2}, judge_lines, True),
-    "picture": Kind("run/pictures/epoch_0002.png", BYTES, {"read_picture": 3, "watch run": 1}, nothing_wrong, True),
-    "lock": Kind("run/.lock", (foreign_bytes, elsewhere), {"train run": 1}, nothing_wrong, True),
-    "evaluation.json": Kind("run/evaluation.json", (*BYTES, *JSON * 2), {"score run": 8}, judge_json(RESULT)),
-    "evaluation.partial.json": Kind("half/evaluation.partial.json", (*BYTES, *JSON * 2), {"evaluate half": 8}, judge_json(HALF), True),
-    "scores": Kind("scores.json", (*BYTES, *JSON * 2), {"score scores.json": 5}, judge_scores),
-    "curves": Kind("curves.json", (*BYTES, *JSON * 2), {"score curves.json": 4}, judge_scores),
-    "manifest.json": Kind("data/manifest.json", (*BYTES, *JSON * 2), {"make": 4, "watch catch-small": 3, "score catch-small": 1, "note": 3}, judge_json(MANIFEST), True),
-    "shipped agent": Kind("data/checkpoints/catch-small.safetensors", (*BYTES, *HEADERS), {**ALL_OF("catch-small"), "make": 2}, judge_shipped),
-    "shipped agent, noted": Kind("data/checkpoints/catch-small.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 4), {**ALL_OF("catch-small"), "report catch-small": 1}, judge_checkpoint(), after=note_anew),
-    "shipped agent, in a table": Kind("data/checkpoints/catch-small.safetensors", (*HEADERS * 2, of_tensors, elsewhere), {"note": 3}, nothing_wrong, after=note_anew),
-    "shipped dream, noted": Kind("data/checkpoints/pong-dream.safetensors", (*HEADERS, *[of_tensors] * 3), {"watch pong-dream": 3, "opened pong-dream": 2}, judge_checkpoint(), after=note_anew),
-    "its tokenizer, noted": Kind("data/checkpoints/pong-16.safetensors", (*BYTES, *HEADERS, of_tensors), {"opened pong-dream": 2}, judge_shipped, after=note_anew),
-    "shipped recording": Kind("data/episodes/Pong.npz", BYTES, {"load_episodes": 2, "make": 1}, judge_shipped),
-    "shipped recording, noted": Kind("data/episodes/Pong.npz", (*BYTES, *[of_arrays] * 6, of_members), {"load_episodes": 4}, judge_recording, after=note_anew),
-    "table 1": Kind("data/atari100k/table1.csv", (*BYTES, *[of_table] * 8), {"score run": 3, "score scores.json": 3, "paper_table 1": 2}, judge_table(NUMBERS, evaluation.ATARI_100K)),
-    "table 7": Kind("data/atari100k/table7.csv", (*BYTES, *[of_table] * 4), {"paper_table 7": 3}, judge_table((), ())),
-    "returns, noted": Kind("data/learning/small.csv", (*BYTES, *[of_table] * 4), {"load_learning": 3}, judge_table((), ()), after=note_anew),
-    "README of the data": Kind("data/README.md", (*BYTES, of_readme), {"note": 2}, judge_readme, True),
-    "settings.ini": Kind("settings.ini", (*BYTES, *[of_settings] * 8), {"info": 2, "make": 3, "train run": 2, "train": 3, "score run": 2}, judge_settings, True),
-    "trusted.txt": Kind("home/.iris_edu/trusted.txt", (*BYTES, *[of_trust] * 6), {"watch foreign.safetensors": 4, "evaluate foreign.safetensors": 2}, judge_trust),
-    "session": Kind("session.json", (*BYTES, *JSON * 2), {"load_session": 6}, judge_json(SESSION)),
-    "VGG16 .pth": Kind("vgg.pth", (*BYTES, *[of_weights] * 6), {"load_vgg16 vgg.pth": 4}, judge_weights),
-    "VGG16 .ckpt": Kind("vgg.ckpt", (*BYTES, *[of_pickle] * 6), {"load_vgg16 vgg.ckpt": 4}, judge_weights),
-    "VGG16 .safetensors": Kind("vgg.safetensors", BYTES, {"load_vgg16 vgg.safetensors": 2}, judge_weights)}
-FUNCTIONS = {"opened": play.opened, "read_picture": lambda: dashboard.read_picture("run/pictures/epoch_0002.png"), "load_episodes": lambda: material.load_episodes("Pong"),
-             "load_learning": lambda: material.load_learning("small"), "paper_table": lambda number: evaluation.paper_table(int(number)), "load_vgg16": tokenizer.load_vgg16,
-             "load_session": lambda: play.load_session("session.json", *known()), "note": lambda: material.note("learning/small.csv", "again")}
+    "config.json": Kind("run/config.json", (*BYTES, *JSON * 2),
+                        often("5 train run, 3 evaluate run, 3 watch run, 2 score run, 2 opened run, 1 report run"),
+                        judge_run, True),
+    "checkpoint": Kind(NEWEST, (*BYTES, *HEADERS, *[of_tensors] * 8),
+                       often(f"10 train run, 4 evaluate run, 2 opened run, 1 report run, 3 watch {NEWEST}, 2 evaluate {NEWEST}"),
+                       judge_checkpoint(IN_RUN), True),
+    "earlier checkpoint": Kind("past/checkpoint.previous.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 4),
+                               often("3 train past, 2 evaluate past"),
+                               judge_checkpoint(IN_RUN), True),
+    "checkpoint alone": Kind("lost/checkpoint.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 4),
+                             often("3 train lost, 2 evaluate lost, 2 watch lost, 1 score lost"), judge_checkpoint("train"), True),
+    "checkpoint of format 1": Kind("old/checkpoint.safetensors", (*BYTES, *HEADERS, *[of_tensors] * 6),
+                                   often("4 train old, 2 evaluate old"),
+                                   judge_checkpoint(), True),
+    "run of a stranger": Kind(NEWEST, STRANGE,
+                              often(f"3 train run, 5 evaluate run, 4 opened run, 2 watch {NEWEST}, 1 report run"),
+                              judge_checkpoint(r"train \w+$"), after=tell_config),
+    "recording": Kind("run/replay/epoch_0001.npz", (*BYTES, *[of_arrays] * 8, *[of_members] * 2), often("10 train run"), judge_recording),
+    "recording of actions": Kind("kept/replay/epoch_0002.npz", (*BYTES, *[of_arrays] * 6, of_members), often("5 train kept"),
+                                 judge_recording),
+    "metrics.jsonl": Kind("run/metrics.jsonl", (*BYTES, *LINES * 2), often("4 train run, 5 watch run, 2 report run"), judge_lines, True),
+    "picture": Kind(PICTURE, BYTES, often("3 read_picture, 1 watch run"), nothing_wrong, True),
+    "lock": Kind("run/.lock", (foreign_bytes, elsewhere), often("1 train run"), nothing_wrong, True),
+    "evaluation.json": Kind("run/evaluation.json", (*BYTES, *JSON * 2), often("8 score run"), judge_json(RESULT)),
+    "evaluation.partial.json": Kind("half/evaluation.partial.json", (*BYTES, *JSON * 2), often("8 evaluate half"), judge_json(HALF), True),
+    "scores": Kind("scores.json", (*BYTES, *JSON * 2), often("5 score scores.json"), judge_scores),
+    "curves": Kind("curves.json", (*BYTES, *JSON * 2), often("4 score curves.json"), judge_scores),
+    "manifest.json": Kind("data/manifest.json", (*BYTES, *JSON * 2), often("4 make, 3 watch catch-small, 1 score catch-small, 3 note"),
+                          judge_json(MANIFEST), True),
+    "shipped agent": Kind(CATCH, (*BYTES, *HEADERS), often(f"{AGENT}, 2 make"), judge_shipped),
+    "shipped agent, noted": Kind(CATCH, (*BYTES, *HEADERS, *[of_tensors] * 4), often(f"{AGENT}, 1 report catch-small"), judge_checkpoint(),
+                                 after=note_anew),
+    "shipped agent, in a table": Kind(CATCH, (*HEADERS * 2, of_tensors, elsewhere), often("3 note"), nothing_wrong, after=note_anew),
+    "shipped dream, noted": Kind("data/checkpoints/pong-dream.safetensors", (*HEADERS, *[of_tensors] * 3),
+                                 often("3 watch pong-dream, 2 opened pong-dream"),
+                                 judge_checkpoint(), after=note_anew),
+    "its tokenizer, noted": Kind("data/checkpoints/pong-16.safetensors", (*BYTES, *HEADERS, of_tensors), often("2 opened pong-dream"),
+                                 judge_shipped, after=note_anew),
+    "shipped recording": Kind("data/episodes/Pong.npz", BYTES, often("2 load_episodes, 1 make"), judge_shipped),
+    "shipped recording, noted": Kind("data/episodes/Pong.npz", (*BYTES, *[of_arrays] * 6, of_members), often("4 load_episodes"),
+                                     judge_recording, after=note_anew),
+    "table 1": Kind("data/atari100k/table1.csv", (*BYTES, *[of_table] * 8), often("3 score run, 3 score scores.json, 2 paper_table 1"),
+                    judge_table(NUMBERS, evaluation.ATARI_100K)),
+    "table 7": Kind("data/atari100k/table7.csv", (*BYTES, *[of_table] * 4), often("3 paper_table 7"), judge_table((), ())),
+    "returns, noted": Kind("data/learning/small.csv", (*BYTES, *[of_table] * 4), often("3 load_learning"), judge_table((), ()),
+                           after=note_anew),
+    "README of the data": Kind("data/README.md", (*BYTES, of_readme), often("2 note"), judge_readme, True),
+    "settings.ini": Kind("settings.ini", (*BYTES, *[of_settings] * 8), often("2 info, 3 make, 2 train run, 3 train, 2 score run"),
+                         judge_settings, True),
+    "trusted.txt": Kind("home/.iris_edu/trusted.txt", (*BYTES, *[of_trust] * 6), often(f"4 watch {STRANGERS}, 2 evaluate {STRANGERS}"),
+                        judge_trust),
+    "session": Kind("session.json", (*BYTES, *JSON * 2), often("6 load_session"), judge_json(SESSION)),
+    "VGG16 .pth": Kind("vgg.pth", (*BYTES, *[of_weights] * 6), often("4 load_vgg16 vgg.pth"), judge_weights),
+    "VGG16 .ckpt": Kind("vgg.ckpt", (*BYTES, *[of_pickle] * 6), often("4 load_vgg16 vgg.ckpt"), judge_weights),
+    "VGG16 .safetensors": Kind("vgg.safetensors", BYTES, often("2 load_vgg16 vgg.safetensors"), judge_weights)}
+FUNCTIONS = {"opened": play.opened, "load_vgg16": tokenizer.load_vgg16, "read_picture": lambda: dashboard.read_picture(PICTURE),
+             "load_episodes": lambda: material.load_episodes("Pong"), "load_learning": lambda: material.load_learning("small"),
+             "paper_table": lambda number: evaluation.paper_table(int(number)),
+             "note": lambda: material.note("learning/small.csv", "again"),
+             "load_session": lambda: play.load_session("session.json", *known())}
 
 
 def perform(command: str) -> int:
     "Run a command, or what a notebook calls, and return its exit code."
     name, *rest = command.split()
-    if name == "train": return cli.main([*TRAIN, *(TINY if rest else ()), *(KEPT if rest == ["kept"] else ()), "--max-epochs", "3" if rest else "1", *(["--run-dir", *rest] if rest else [])])
+    if command == "train": return cli.main([*TRAIN, "--max-epochs", "1"])  # preset and folder are those of the settings
+    if name == "train": return cli.main([*TRAIN, *TINY, *(KEPT if rest == ["kept"] else ()), "--max-epochs", "3", "--run-dir", *rest])
     if name == "evaluate": return cli.main([name, *rest, "--device", "cpu", "--episodes", "2" if rest == ["half"] else "1"])
     if name not in FUNCTIONS: return cli.main([name, *rest, *(["--once"] if name == "watch" else [])])
     try: FUNCTIONS[name](*rest)
@@ -914,6 +1029,9 @@ class Hang(BaseException):
     "An input took too long."
 
 
+PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.startfile", "socket.connect")
+
+
 class Guard:
     "What the interpreter is seen to do with files of a stranger: it notes, and forbids, programs, the module evil, and folders outside."
     on, fired, hooked = False, [], False
@@ -922,8 +1040,9 @@ class Guard:
     def hook(cls, event, arguments):
         "Heard by every audited event of Python; noted is what would run code."
         if not cls.on: return
-        if event == "os.mkdir" and not str(arguments[0]).startswith((str(world()), tempfile.gettempdir())) and os.path.isabs(arguments[0]): raise PermissionError(13, "outside", arguments[0])
-        program = event in ("os.system", "os.exec", "os.posix_spawn", "os.startfile", "socket.connect") or event == "subprocess.Popen" and "git" not in str(arguments[:2])
+        if event == "os.mkdir" and os.path.isabs(arguments[0]) and not str(arguments[0]).startswith((str(world()), tempfile.gettempdir())):
+            raise PermissionError(13, "this is outside", arguments[0])
+        program = event in PROGRAMS or event == "subprocess.Popen" and "git" not in str(arguments[:2])
         if program or event == "import" and str(arguments[0]).split(".")[0] == "evil":
             cls.fired.append(f"{event} {str(arguments[:2])[:60]}")
             raise PermissionError(13, "this would run code")
@@ -957,12 +1076,16 @@ def memory_now() -> int:
     return int(path.read_text().split()[0]) * resource.getpagesize() if path.exists() else 0
 
 
+LIGHT = ("settings.ini", "evil.py", "home", "data", "runs", "scores.json", "foreign.safetensors")
+
+
 def fresh(kind: Kind) -> Path:
     "A new copy of what a kind of file needs of the good folder."
     good, scratch = world() / "good", world() / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    for name in {"settings.ini", "evil.py", "home", "data", "runs", "run" if "run" in "".join(kind.commands) else kind.file, "scores.json", "foreign.safetensors", Path(kind.file).parts[0]} - {kind.file} | {Path(kind.file).parts[0]}:
+    needed = {*LIGHT, Path(kind.file).parts[0], *(["run"] if any(" run" in command for command in kind.commands) else [])}
+    for name in needed:
         source = good / name
         shutil.copytree(source, scratch / name) if source.is_dir() else shutil.copy(source, scratch / name)
     return scratch
@@ -982,12 +1105,15 @@ def attempt(name: str, command: str, mutation: str, content: bytes | Place) -> O
     return Outcome(name, command, mutation, *verdict)
 
 
+SILENT = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as in a program of its own
+
+
 def answer(command):
     "(exit code or what came out instead, output, errors, warnings) of a command."
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace") for _ in range(2))
     with warnings.catch_warnings(record=True) as noise, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), guarded():
         warnings.simplefilter("default")
-        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning): warnings.simplefilter("ignore", category)
+        for silent in SILENT: warnings.simplefilter("ignore", silent)
         try: code = perform(command)
         except Hang: code = f"no end after {SECONDS} s"
         except SystemExit as error: code = error.code
@@ -996,7 +1122,8 @@ def answer(command):
     for stream in (out, err):
         stream.flush()
         texts.append(stream.buffer.getvalue().decode())
-    return code, *texts, [f"{warning.category.__name__}: {str(warning.message)[:80]} at {short(warning.filename)}:{warning.lineno}" for warning in noise]
+    said = lambda found: f"{found.category.__name__}: {str(found.message)[:80]} at {short(found.filename)}:{found.lineno}"
+    return code, *texts, [*map(said, noise)]
 
 
 def described(error) -> str:
@@ -1019,7 +1146,9 @@ def judged(kind, command, content, code, said, errors, noise) -> tuple[str, str]
     lines = [line for line in errors.splitlines() if line.strip()] + noise
     if code == 2: return ("sentence", "") if len(lines) == 1 and lines[0].startswith("iris-edu: ") else ("LINES", " | ".join(lines)[:200])
     if code != 0: return "TRACEBACK", f"exit {code}: {' | '.join(lines)[:200]}"
-    if isinstance(content, Place): trouble = None if kind.optional and (content.gone or kind.judge is judge_settings) or told(command, said) or kind.judge is nothing_wrong else "it is no file at all"
+    if isinstance(content, Place):
+        missed = kind.optional and (content.gone or kind.judge is judge_settings) or told(command, said) or kind.judge is nothing_wrong
+        trouble = None if missed else "it is no file at all"
     else: trouble = kind.judge(content, (world() / "good" / kind.file).read_bytes(), command, said)
     if trouble: return "DAMAGE TAKEN", trouble
     return ("LINES", " | ".join(lines)[:200]) if lines else ("harmless", "")
@@ -1034,7 +1163,8 @@ def plan(count: int, only: str = "") -> list[tuple[str, str]]:
     "(kind, command) of `count` inputs: every pair as often as it weighs, the rarest first."
     pairs = [(name, command, weight) for name, kind in KINDS.items() if re.search(only, name) for command, weight in kind.commands.items()]
     total = sum(weight for *_, weight in pairs)
-    marks = sorted(((turn + 0.5) / weight, name, command) for name, command, weight in pairs for turn in range(math.ceil(weight * count / total) + 1))
+    marks = sorted(((turn + 0.5) / weight, name, command) for name, command, weight in pairs
+                   for turn in range(math.ceil(weight * count / total) + 1))
     return [(name, command) for _, name, command in marks[:count]]
 
 
@@ -1052,7 +1182,8 @@ def run(count: int = 2000, seed: int = 0, only: str = "", tell=None) -> list[Out
 
 def untouched() -> list[Outcome]:
     "Every command before good files."
-    return [attempt(name, command, "untouched", (world() / "good" / kind.file).read_bytes()) for name, kind in KINDS.items() for command in kind.commands]
+    good = lambda kind: (world() / "good" / kind.file).read_bytes()
+    return [attempt(name, command, "untouched", good(kind)) for name, kind in KINDS.items() for command in kind.commands]
 
 
 def faults(outcomes) -> list[Outcome]:
@@ -1073,7 +1204,8 @@ def table(outcomes) -> str:
 
 def told_faults(outcomes) -> str:
     "Every fault in a line."
-    return "\n".join(f"{o.verdict}: {o.kind} [{o.command}] {o.mutation[:120]}: {o.trouble}".encode("utf-8", "backslashreplace").decode() for o in faults(outcomes))
+    text = "\n".join(f"{o.verdict}: {o.kind} [{o.command}] {o.mutation[:120]}: {o.trouble}" for o in faults(outcomes))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def main():
@@ -1083,7 +1215,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="a regular expression of kinds of file")
     options = parser.parse_args()
-    outcomes = run(options.count, options.seed, options.only, lambda outcome: outcome.verdict in SOUND or print(told_faults([outcome]), flush=True))
+    tell = lambda outcome: outcome.verdict in SOUND or print(told_faults([outcome]), flush=True)
+    outcomes = run(options.count, options.seed, options.only, tell)
     print(f"\n{table(outcomes)}")
     return int(bool(faults(outcomes)))
 

@@ -33,12 +33,12 @@ def _kill_inside_write(name, call):
     setattr(os, name, wrapped)
 
 
-def live(folder, seconds=None, die_at=None):
-    "Start a life of the run, kill it after `seconds` if given, and return its exit code."
+def live(folder, seconds=None, die_at=None, number=signal.SIGKILL):
+    "Start a life of the run, send it a signal after `seconds` if given, and return its exit code."
     process = processes.Process(target=run, args=(folder, die_at))
     process.start()
     process.join(seconds)
-    if process.is_alive(): os.kill(process.pid, signal.SIGKILL)
+    if process.is_alive(): os.kill(process.pid, number)
     process.join()
     return process.exitcode
 
@@ -63,20 +63,30 @@ def same_end(folder, undisturbed):
     assert clean(read_metrics(folder)) == clean(read_metrics(reference))
 
 
-def test_killed_at_random_moments(undisturbed, tmp_path):
-    "Runs are killed and resumed until 50 kills have hit; every run that gets through ends like the undisturbed one."
-    moments, kills, ended = random.Random(0), 0, 0
-    while kills < KILLS:
+def contents(folder):
+    "The names of everything in a folder, but the lock, which a system may leave or not."
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".lock")
+
+
+ENDS = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {143, -signal.SIGTERM}, signal.SIGINT: {130, -signal.SIGINT, 1}}  # 1: before the command has begun
+
+
+@pytest.mark.parametrize("number, least", [(signal.SIGKILL, KILLS), (signal.SIGTERM, 12), (signal.SIGINT, 12)])
+def test_stopped_at_random_moments(undisturbed, tmp_path, number, least):
+    "Runs are stopped and resumed until enough signals have hit; every run that gets through ends like the undisturbed one, with nothing else in its folder."
+    moments, hits, ended = random.Random(0), 0, 0
+    while hits < least:
         folder = tmp_path / f"run{ended}"
         for life in range(1000):
             # a run of many short lives would never get through: lives grow until an epoch fits in
-            code = live(folder, seconds=moments.uniform(0, undisturbed[2]) * (0.3 + 0.1 * life))
+            code = live(folder, seconds=moments.uniform(0, undisturbed[2]) * (0.3 + 0.1 * life), number=number)
             if code == 0: break
-            assert code == -signal.SIGKILL
-            kills += 1
+            assert code in ENDS[number]
+            hits += 1
         ended += 1
         same_end(folder, undisturbed)
-    assert kills >= KILLS
+        assert contents(folder) == contents(undisturbed[0])
+    assert hits >= least
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
@@ -87,6 +97,7 @@ def test_killed_inside_a_write(name, call, undisturbed, tmp_path):
     assert live(folder, die_at=(name, call)) == -signal.SIGKILL
     assert live(folder) == 0
     same_end(folder, undisturbed)
+    assert contents(folder) == contents(undisturbed[0])
 
 
 def judges(folder):

@@ -53,7 +53,7 @@ def test_what_may_change_is_noted_and_shown(tmp_path):
     assert noted["training.learning_rate"] == (2, 2e-3, 1e-4) and noted["execution"] == (2, "auto", "compiled") and noted["training.epochs"] == (2, 5, 7) and len(noted) == 7
     assert "after epoch 2: training.learning_rate 0.002 -> 0.0001" in summary(run) and "training.learning_rate 0.002 -> 0.0001" in Dashboard(run).voice.status
     write_report([run], tmp_path / "page.html")
-    assert "training.learning_rate 0.002 → 0.0001" in (tmp_path / "page.html").read_text()
+    assert "after epoch 2: training.learning_rate 0.002 -&gt; 0.0001" in (tmp_path / "page.html").read_text()
     train(slower, run, max_epochs=4, callbacks=())
     assert len(read_run(run).changes) == 7  # the same options again are no change
     assert load_checkpoint(run)[1].config == slower
