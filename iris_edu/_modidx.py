@@ -310,6 +310,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'iris_edu.files.digest': ('a13_files.html#digest', 'iris_edu/files.py'),
                                 'iris_edu.files.make_folder': ('a13_files.html#make_folder', 'iris_edu/files.py'),
                                 'iris_edu.files.mute': ('a13_files.html#mute', 'iris_edu/files.py'),
+                                'iris_edu.files.ordinary': ('a13_files.html#ordinary', 'iris_edu/files.py'),
                                 'iris_edu.files.parse_json': ('a13_files.html#parse_json', 'iris_edu/files.py'),
                                 'iris_edu.files.read_arrays': ('a13_files.html#read_arrays', 'iris_edu/files.py'),
                                 'iris_edu.files.read_bytes': ('a13_files.html#read_bytes', 'iris_edu/files.py'),

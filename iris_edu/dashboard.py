@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from . import plots
 from .settings import UserError
-from .files import say, sentences
+from .files import read_bytes, say, sentences
 from .config import LEARNERS
 from .runs import METRICS, noted, read_metrics, read_run
 from .agent import is_shipped, load_trained
@@ -96,7 +96,7 @@ def pictures(run_dir):
 
 def read_picture(path):
     "The picture of an epoch, uint8 (H,W,3); UserError if it is damaged."
-    with sentences(path): content = Path(path).read_bytes()
+    content = read_bytes(path)
     try: return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     except Exception as error: raise UserError(f"{path} is damaged ({type(error).__name__}): take it away, the next evaluation makes another") from error
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'LEFTOVER', 'COPY', 'SUM', 'because', 'sentences', 'atomic_write', 'sync_folder', 'make_folder', 'sweep',
-           'read_bytes', 'read_text', 'parse_json', 'read_json', 'write_json', 'read_json_lines', 'append_json_line',
-           'digest', 'sum_of', 'write_arrays', 'read_arrays', 'say', 'mute']
+           'ordinary', 'read_bytes', 'read_text', 'parse_json', 'read_json', 'write_json', 'read_json_lines',
+           'append_json_line', 'digest', 'sum_of', 'write_arrays', 'read_arrays', 'say', 'mute']
 
 # %% ../nbs/A13_files.ipynb #034768b6
 import errno
@@ -110,12 +110,17 @@ def sweep(folder, *patterns: str) -> None:
         with suppress(OSError): path.unlink()
 
 # %% ../nbs/A13_files.ipynb #d0f1c17a
-def read_bytes(path, limit: int = 2**26) -> bytes:
-    "The content of a file; UserError if it cannot be read or is larger than `limit` bytes."
+def ordinary(path) -> Path:
+    "The path, unless it is a pipe or a device, which a reader would wait for; UserError then."
     path = Path(path)
     with sentences(path):
         if path.exists() and not path.is_file() and not path.is_dir(): raise UserError(f"{path} is no ordinary file: name another")
-        with path.open("rb") as file: content = file.read(limit + 1)
+    return path
+
+
+def read_bytes(path, limit: int = 2**26) -> bytes:
+    "The content of a file; UserError if it cannot be read or is larger than `limit` bytes."
+    with sentences(path), open(ordinary(path), "rb") as file: content = file.read(limit + 1)
     if len(content) > limit: raise UserError(f"{path} is larger than {limit // 2**20} MB, too large for what it should be: check that it is the right file")
     return content
 
@@ -193,7 +198,7 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
 def read_arrays(path, limit: int = 2**31) -> dict[str, np.ndarray]:
     "Named arrays without their sum, which is checked if there is one; UserError says what is wrong, without the file's name."
     try:
-        with zipfile.ZipFile(path) as file: _check_headers(file, limit)
+        with zipfile.ZipFile(ordinary(path)) as file: _check_headers(file, limit)
         with np.load(path, allow_pickle=False) as file: arrays = {name: file[name] for name in file.files}
     except OSError as error: raise UserError(because(error, path)) from error
     except UserError: raise

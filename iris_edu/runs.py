@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from .settings import UserError
 from .typed import AnyFloat, Count, Whole, from_json
-from .files import append_json_line, atomic_write, because, digest, parse_json, read_json_lines, read_text, sentences, sync_folder, write_json
+from .files import append_json_line, atomic_write, because, digest, ordinary, parse_json, read_json_lines, read_text, sentences, sync_folder, write_json
 from .config import CHANGEABLE, LEARNERS, Config, check_trust, config_to_dict, differences
 
 # %% ../nbs/A3_runs.ipynb #f1af120e
@@ -157,7 +157,7 @@ def read_header(path, mend: str = "restore it from a copy") -> Header:
 
 def _read(path, mend, tensors=False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     "Tensors, if they are wanted, and metadata of a safetensors file; the tensors are copies, because the file will be replaced."
-    with sentences(path): open(path, "rb").close()
+    with sentences(path): open(ordinary(path), "rb").close()
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys() if tensors}, file.metadata() or {}

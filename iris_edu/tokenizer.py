@@ -254,6 +254,7 @@ def read_weights(path) -> dict:
 
 def load_vgg16(path) -> VGG16:
     "VGG16 with the weights of the file; classifier weights are ignored, a file that does not fit raises UserError."
+    if not Path(path).is_file(): raise UserError(f"{path} is no file with torchvision's VGG16 weights; name another one.")
     with torch.device("meta"): trunk = VGG16()
     try:
         state = {k: v for k, v in read_weights(path).items() if k.startswith("features.")}

@@ -44,7 +44,8 @@ TRAIN = ("train --game Catch --device cpu --env.size 16 --autoencoder.size 16 --
          "--autoencoder.groups 4 --autoencoder.latent 8 --tokenizer.vocabulary 8 --tokenizer.dim 4 --transformer.layers 1 "
          "--transformer.width 8 --world-model.steps 3 --actor-critic.channels 4 4 --actor-critic.hidden 4 "
          "--actor-critic.burn-in 2 --actor-critic.horizon 2 --replay.capacity 100 --training.epochs 3 --training.collect-epochs 3 "
-         "--training.collect-steps 10 --training.updates 1 --training.tokenizer-after 0 --training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 2 "
+         "--training.collect-steps 10 --training.updates 1 --training.tokenizer-after 0 "
+         "--training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 2 "
          "--training.world-model-batch 2 --training.actor-critic-batch 2 --training.evaluate-every 2 "
          "--training.evaluate-episodes 1").split()
 TINY, KEPT = ("--preset", "tiny"), ("--replay.storage", "actions")
@@ -564,8 +565,8 @@ def of_table(draw: Draw, good: bytes):
 
 LINES_OF_SETTINGS = ("preset = nope", "preset =", "surprise = 1", "data = ~nobody99/x", "data = nowhere", "data = evil.py", "data = a\0b",
                      "runs = evil.py", "runs = a\0b", "runs = ~nobody99/x", "repository = nope",
-                     "repository = a/b\n  c", "branch = a b", "branch = %(x)s", "preset = tiny\npreset = tiny", "preset = \ud7ff", "[iris_edu]",
-                     "[other", "[other]", "= 5", "data : data", "data", "runs = " + "x" * 300,
+                     "repository = a/b\n  c", "branch = a b", "branch = %(x)s", "preset = tiny\npreset = tiny", "preset = \ud7ff",
+                     "[iris_edu]", "[other", "[other]", "= 5", "data : data", "data", "runs = " + "x" * 300,
                      "data = " + "x/" * 3000, "preset = a\n b", "DATA = data", "data = data # a comment", "preset = evil:Thing",
                      "runs = ../scratch/evil.py/x", "a\rb = 1", "preset = ti\u2028ny")
 

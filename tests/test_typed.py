@@ -200,3 +200,11 @@ def test_objects_in_arrays_are_not_read(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([print], object))
     with pytest.raises(UserError, match="Python objects"): read_arrays(tmp_path / "x.npz")
     assert sum_of(ARRAYS) != sum_of(ARRAYS | {"c": np.array(6)})
+
+
+def test_no_reader_waits_for_a_pipe(tmp_path):
+    from iris_edu.runs import read_checkpoint
+    from iris_edu.tokenizer import load_vgg16
+    os.mkfifo(tmp_path / "pipe.npz")
+    for read in (read_arrays, read_checkpoint, load_vgg16):
+        with pytest.raises(UserError, match="no ordinary file|no file with"): read(tmp_path / "pipe.npz")
