@@ -121,6 +121,8 @@ def make_runs():
     must([*TRAIN, *TINY, "--run-dir", "run", "--max-epochs", "2"])
     must([*TRAIN, *TINY, *KEPT, "--run-dir", "kept", "--max-epochs", "2"])
     must(["evaluate", "run", "--episodes", "1"])
+    lines = Path("run/metrics.jsonl").read_text()
+    Path("run/metrics.jsonl").write_text(re.sub(r'(seconds": )[\d.]+', r"\g<1>0.05", lines))  # the same file on a slower day
     for name in ("lost", "past", "old", "half"): shutil.copytree("run", name)
     Path("lost/config.json").unlink()
     os.replace("past/checkpoint.safetensors", "past/checkpoint.previous.safetensors")
@@ -347,7 +349,29 @@ def other_epoch(draw: Draw, tree):
     return f"epoch {epoch}", json.dumps(table | {"epoch": epoch})
 
 
-EDITS = (other_value, other_value, code_name, no_key, new_key, newer)
+def strange_facts(draw: Draw, tree):
+    "What a checkpoint tells about itself, or a run about its changes and versions, is of any kind."
+    raw = draw.choice(('[[1]]', '[1, "x"]', "[{}]", "5", '{"a": null}', '"\\ud800"', '"a\\nb"', '[1, "\\ud800"]', "NaN", "1e308", "[null]"))
+    names = [name for name in ("facts", "versions", "changes") if isinstance(tree, dict) and tree.get(name)]
+    if not names: return other_value(draw, tree)
+    name = draw.choice(names)
+    table = tree[name][0] if name == "changes" else tree[name]
+    key = draw.choice([*table, "last", "held_out", "about"] if name == "facts" else [*table])
+    return _put(tree, (table, key, f".{name}.{key}"), raw[:20], raw)
+
+
+SIZES = ("transformer.layers", "transformer.width", "autoencoder.residual_blocks", "autoencoder.channels", "autoencoder.latent",
+         "world_model.steps", "tokenizer.vocabulary", "tokenizer.dim", "actor_critic.hidden", "actor_critic.burn_in", "replay.capacity", "env.eval_max_frames")
+
+
+def too_large(draw: Draw, tree):
+    "A size of a configuration is beyond every machine."
+    section, name = draw.choice(SIZES).split(".")
+    tree["config"][section][name] = draw.choice((10**5, 10**9, 2**62))
+    return f"{section}.{name} is {tree['config'][section][name]}", json.dumps(tree)
+
+
+EDITS = (other_value, other_value, code_name, no_key, new_key, newer, strange_facts)
 
 
 def of_json(edit):
@@ -468,7 +492,7 @@ def no_memory(draw, tensors, name):
 TENSORS = (without, renamed, longer, one_axis_more, nothing_left, a_number_is_not_finite, below_zero, emptied, another_type, another_type,
            one_more, one_more, no_memory, no_memory)
 HEADERS = tuple(map(of_header, (*EDITS, other_epoch)))
-STRANGE = tuple(of_header(edit, ("signed anew",)) for edit in (*EDITS, code_name, other_value, other_epoch))
+STRANGE = tuple(of_header(edit, ("signed anew",)) for edit in (*EDITS, code_name, other_value, other_epoch, too_large))
 
 
 # Changes of recordings.
@@ -723,7 +747,7 @@ RUN = Rules(**IN_CONFIG, open="versions", null="actions", free=r"changes\[\]\.(b
 HEADER = Rules(**IN_CONFIG | {"needed": IN_CONFIG["needed"] + r"|actions|version|parts\[\]"}, open=r"versions|scales(\.\*)?|facts",
                null="config|actions", free=r"facts(\..*)?")
 RESULT = Rules(needed=r"game|returns|temperature|returns\[\]", free=r"env\..*", open="env", null="run_seed|epoch|steps|mean|std",
-               signed=r"returns\[\]|mean", positive="temperature")
+               signed=r"returns\[\]|mean|std", positive="temperature")
 HALF = Rules(needed="weights|seed|temperature", open="played", signed=r"played\.\*\[0\]", fixed=r"played\.\*", positive="temperature")
 SESSION = Rules(needed="game|dreamt|frame|seed|steps|total", fixed=r"steps\[\]", signed="total", positive=r"steps\[\]\[1\]")
 MANIFEST = Rules(needed=r"\*\.\w+", open="", words=r"\*\.about")
@@ -870,7 +894,7 @@ def judge_settings(found, good, command, said):
     if told(command, said) or command == "train run": return None  # which names preset and folder itself
     try: text = found.decode("utf-8-sig")
     except UnicodeDecodeError: return None
-    section = re.search(r"^\[iris_edu\](.*?)(^\[|\Z)", text, re.M | re.S)
+    section = re.search(r"^\[iris_edu\][^\n]*\n(.*?)(^\[|\Z)", text, re.M | re.S)
     if not section: return None
     lines = [line for line in section[1].splitlines() if line.strip() and not line.startswith((" ", "\t", "#", ";"))]
     unknown = {re.split("[=:]", line)[0].strip().lower() for line in lines} - {"repository", "branch", "preset", "data", "runs"}
@@ -973,7 +997,8 @@ KINDS = {
     "shipped agent": Kind(CATCH, (*BYTES, *HEADERS), often(f"{AGENT}, 2 make"), judge_shipped),
     "shipped agent, noted": Kind(CATCH, (*BYTES, *HEADERS, *[of_tensors] * 4), often(f"{AGENT}, 1 report catch-small"), judge_checkpoint(),
                                  after=note_anew),
-    "shipped agent, in a table": Kind(CATCH, (*HEADERS * 2, of_tensors, elsewhere), often("3 note"), nothing_wrong, after=note_anew),
+    "shipped agent, in a table": Kind(CATCH, (*HEADERS, *[of_header(strange_facts, SIGNS[2:])] * 4, of_tensors, elsewhere),
+                                      often("3 note"), nothing_wrong, after=note_anew),
     "shipped dream, noted": Kind("data/checkpoints/pong-dream.safetensors", (*HEADERS, *[of_tensors] * 3),
                                  often("3 watch pong-dream, 2 opened pong-dream"),
                                  judge_checkpoint(), after=note_anew),
@@ -1011,7 +1036,10 @@ def perform(command: str) -> int:
     if name == "evaluate": return cli.main([name, *rest, "--device", "cpu", "--episodes", "2" if rest == ["half"] else "1"])
     if name not in FUNCTIONS: return cli.main([name, *rest, *(["--once"] if name == "watch" else [])])
     try: FUNCTIONS[name](*rest)
-    except UserError as error: return print(f"iris-edu: {error}", file=sys.stderr) or 2
+    except Exception as error:
+        if not isinstance(error, UserError) and name != "opened": raise
+        sentence = error if isinstance(error, UserError) else cli.in_words(error)  # as the command `play` says it
+        return print(f"iris-edu: {sentence}", file=sys.stderr) or 2
     return 0
 
 

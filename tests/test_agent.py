@@ -10,17 +10,16 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
+from micro import configuration
+
 from iris_edu import cli, runs
 from iris_edu.agent import beside, build_agent, load_run, load_trained, out_of_memory, save_agent
-from iris_edu.config import LEARNERS, PRESETS, config_to_dict
+from iris_edu.config import LEARNERS, config_to_dict
 from iris_edu.runs import CHECKPOINT, PREVIOUS, checkpoint_sum, load_checkpoint, newest_checkpoint, read_checkpoint, read_run, saved_epoch
 from iris_edu.settings import UserError
 from iris_edu.training import train
 
-TINY = PRESETS["tiny"]
-MICRO = replace(TINY, device="cpu", env=replace(TINY.env, game="Catch"), autoencoder=replace(TINY.autoencoder, channels=8, groups=4, latent=16), training=replace(
-    TINY.training, epochs=4, collect_epochs=4, collect_steps=8, updates=1, tokenizer_after=0, world_model_after=0, actor_critic_after=0, tokenizer_batch=2, world_model_batch=2,
-    actor_critic_batch=2, evaluate_every=0))
+MICRO = configuration(*"--training.epochs 4 --training.collect-epochs 4 --training.collect-steps 8 --training.updates 1 --training.evaluate-every 0".split())
 
 
 @pytest.fixture(scope="module")

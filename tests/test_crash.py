@@ -2,16 +2,16 @@
 import multiprocessing, os, random, signal, time
 from pathlib import Path
 import pytest
+from micro import SIZES
 from iris_edu.runs import CHECKPOINT, load_checkpoint, read_metrics
 
 KILLS = 50
-MICRO = ("train --preset tiny --game Catch --device cpu --training.epochs 6 --training.collect-epochs 5 --training.collect-steps 20 --training.updates 2 "
-         "--training.tokenizer-after 0 --training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 4 "
-         "--training.world-model-batch 2 --training.actor-critic-batch 2 --training.evaluate-every 3 --training.evaluate-episodes 1").split()
+MICRO = ["train", *SIZES, *("--training.epochs 6 --training.collect-epochs 5 --training.collect-steps 20 --training.updates 2 --training.evaluate-every 3 "
+                           "--training.evaluate-episodes 1").split()]
 
 # The forkserver imports the package once, then each life of a run is a fork of it: starting one takes milliseconds.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["iris_edu.cli", "iris_edu.report"])
+processes.set_forkserver_preload(["iris_edu.commands", "iris_edu.report"])
 
 
 def run(folder, die_at=None, words=()):

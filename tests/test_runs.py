@@ -12,22 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from micro import SIZES, configuration
+
 from iris_edu import cli, training
-from iris_edu.config import PRESETS, make_environment
+from iris_edu.config import make_environment
 from iris_edu.dashboard import Dashboard, summary
+from iris_edu.envs import EnvConfig, make_env
 from iris_edu.replay import Recording, Replay, ReplayConfig, load_recording, record, save_recording
 from iris_edu.report import write_report
 from iris_edu.runs import append_metrics, load_checkpoint, lock_run, read_checkpoint, read_metrics, read_run, write_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.training import Collector, Lost, restore_collector, train
 
-TINY = PRESETS["tiny"]
-MICRO = replace(TINY, device="cpu", env=replace(TINY.env, game="Catch"), autoencoder=replace(TINY.autoencoder, channels=8, groups=4, latent=16), training=replace(
-    TINY.training, epochs=5, collect_epochs=5, collect_steps=25, updates=2, tokenizer_after=0, world_model_after=0, actor_critic_after=0, tokenizer_batch=4, world_model_batch=4,
-    actor_critic_batch=4, evaluate_every=0))
-WORDS = ("train --preset tiny --game Catch --device cpu --training.epochs 5 --training.collect-epochs 5 --training.collect-steps 25 --training.updates 2 --training.tokenizer-after 0 "
-         "--training.world-model-after 0 --training.actor-critic-after 0 --training.tokenizer-batch 4 --training.world-model-batch 4 --training.actor-critic-batch 4 "
-         "--training.evaluate-every 0 --autoencoder.channels 8 --autoencoder.groups 4 --autoencoder.latent 16").split()
+OPTIONS = "--training.epochs 5 --training.collect-epochs 5 --training.collect-steps 25 --training.updates 2 --training.evaluate-every 0".split()
+MICRO, WORDS = configuration(*OPTIONS), ["train", *SIZES, *OPTIONS]
 
 
 def changed(**options):
@@ -140,7 +138,7 @@ def test_out_of_memory_names_ways_that_work(tmp_path, capsys, monkeypatch, error
 
 def test_a_replay_that_does_not_fit_says_how_much_it_takes(tmp_path, capsys):
     code, said = command(tmp_path / "run", "--replay.capacity", "10000000000", capsys=capsys)
-    assert code == 2 and "replay.capacity smaller than 10000000000, which takes 1.23e+05 GB" in said
+    assert code == 2 and "replay.capacity smaller than 10000000000, which takes 7.68e+03 GB" in said
 
 
 # --- a recording is lost ---------------------------------------------------------------------------------------------
@@ -176,9 +174,9 @@ def test_without_one_recording_the_others_are_all_there(tmp_path, lost, storage)
 
 
 def test_a_gap_ends_the_episode_before_it():
-    env = make_environment(replace(MICRO, env=replace(MICRO.env, size=64)), train=True)
+    env = make_environment(MICRO, train=True)
     one, two = (record(env, lambda frame: 1, 12, seed) for seed in (1, 2))
-    collector = Collector(env, Replay(ReplayConfig(capacity=100)), 0)
+    collector = Collector(env, Replay(ReplayConfig(capacity=100), MICRO.env.size), 0)
     restore_collector(collector, [one, Lost(12), two])
     assert collector.replay.lengths.tolist() == [12, 12] and collector.games == 1 + 12 + 1 and collector.frame is not None
     restore_collector(collector, [one, Lost(12)])
@@ -215,11 +213,11 @@ def peak(*words):
 
 
 def test_a_resume_holds_one_recording_at_a_time(tmp_path):
-    "Twenty recordings of 25 MB each, and a replay that holds 12 MB."
-    steps, epochs, run = 2_000, 20, tmp_path / "run"
+    "Six recordings of 25 MB each, and a replay that holds 12 MB."
+    steps, epochs, run = 2_000, 6, tmp_path / "run"
     words = (f"train --preset tiny --game Catch --device cpu --training.epochs 40 --training.collect-epochs 40 --training.collect-steps {steps} --training.updates 1 --training.tokenizer-after 39 "
              f"--training.world-model-after 39 --training.actor-critic-after 39 --training.evaluate-every 0 --replay.capacity 1000 --run-dir {run}").split()
-    play = record(make_environment(MICRO, train=True), lambda frame: int(frame.sum() % 3), steps, 5)
+    play = record(make_env(EnvConfig("Catch")), lambda frame: int(frame.sum() % 3), steps, 5)
     cli.main([*words, "--max-epochs", "1"])
     few = peak(*words, "--max-epochs", "1")
     for epoch in range(2, epochs + 1): save_recording(run / "replay" / f"epoch_{epoch:04d}.npz", play) if epoch == 2 else shutil.copy(run / "replay/epoch_0002.npz", run / f"replay/epoch_{epoch:04d}.npz")
@@ -227,7 +225,7 @@ def test_a_resume_holds_one_recording_at_a_time(tmp_path):
     write_checkpoint(run / "checkpoint.safetensors", tensors, replace(header, epoch=epochs))
     for epoch in range(2, epochs + 1): append_metrics(run, {"epoch": epoch, "steps": steps * epoch})
     many = peak(*words, "--max-epochs", str(epochs))
-    assert many < few + 4 * 25, f"{few} MB with one recording, {many} MB with {epochs}"
+    assert many < few + 2.5 * 25, f"{few} MB with one recording, {many} MB with {epochs}"
 
 
 # --- what lies in the folder -----------------------------------------------------------------------------------------
