@@ -274,6 +274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'iris_edu.evaluation._final_scores': ('evaluation.html#_final_scores', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._mean': ('evaluation.html#_mean', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._number': ('evaluation.html#_number', 'iris_edu/evaluation.py'),
+                                     'iris_edu.evaluation._number_in': ('evaluation.html#_number_in', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._of_whom': ('evaluation.html#_of_whom', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._played_before': ('evaluation.html#_played_before', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._result': ('evaluation.html#_result', 'iris_edu/evaluation.py'),

@@ -289,10 +289,10 @@ def foreign_modules(config: Config) -> tuple[str, ...]:
 
 
 def trusted_at_home() -> list[str]:
-    "The modules that the user lists, one a line, in .iris_edu/trusted.txt of the home folder; none if there is no such file."
+    "The modules that the user lists in .iris_edu/trusted.txt of the home folder, one a line; every other line is a comment."
     with suppress(RuntimeError):  # there is no home folder
         path = Path.home() / TRUSTED
-        if path.exists(): return [line for line in read_text(path).split() if not line.startswith("#")]
+        if path.exists(): return [line.strip() for line in read_text(path).split("\n") if re.fullmatch(r"\s*[A-Za-z_][\w.]*\s*", line)]
     return []
 
 

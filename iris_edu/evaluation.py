@@ -153,8 +153,15 @@ def _as_table(rows) -> Table:
     "The Table of the rows of a file; ValueError for a cell that is no number."
     games, below = ([row for row in rows if (row["game"] in ATARI_100K) == is_game] for is_game in (True, False))
     name = lambda text: text if text in ATARI_100K else text.lower().replace(" ", "_")
-    column = lambda some, title: {name(row["game"]): float(row[title]) for row in some if row[title]}
+    column = lambda some, title: {name(row["game"]): _number_in(row[title]) for row in some if row[title]}
     return Table(*({title: column(some, title) for title in rows[0] if title != "game"} for some in (games, below)))
+
+# %% ../nbs/10_evaluation.ipynb #063e1de6
+def _number_in(text) -> float:
+    "The finite number in a cell; ValueError if there is none."
+    number = float(text)
+    if not np.isfinite(number): raise ValueError(f"{text} is no number")
+    return number
 
 # %% ../nbs/10_evaluation.ipynb #81f6f038
 def normalise(scores):

@@ -296,10 +296,8 @@ def read_run(run_dir, trust=()) -> RunFile:
 
 def _run_of_checkpoint(run_dir, trust) -> RunFile:
     "What the checkpoint says about a run whose config.json is gone."
-    path = newest_checkpoint(run_dir)
-    header = read_header(path)
+    _, header = load_checkpoint(run_dir, trust)
     if header.config is None: raise UserError(f"{run_dir} has lost its {CONFIG}: restore it from a copy, or start again in another --run-dir")
-    check_trust(header.config, str(path), trust)
     return RunFile(header.config, header.version, header.actions, header.versions)
 
 

@@ -72,7 +72,9 @@ def _checked(path, key, value):
         raise UserError(f"{path} sets {key}, which is no setting: {hint}")
     if not value: raise UserError(f"{path} leaves {key} empty: give it a value or remove the line.")
     if not value.isprintable(): raise UserError(f"{path} sets {key} to {value!r}, which is no name: use printable letters.")
-    return (Path(path).parent / Path(value).expanduser()).absolute() if key in ("data", "runs") else value
+    if key not in ("data", "runs"): return value
+    try: return (Path(path).parent / Path(value).expanduser()).absolute()
+    except RuntimeError: raise UserError(f"{path} sets {key} to {value!r}, and there is no such home folder: write the path in full.") from None
 
 
 def _load(path):

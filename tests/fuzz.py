@@ -361,7 +361,8 @@ def strange_facts(draw: Draw, tree):
 
 
 SIZES = ("transformer.layers", "transformer.width", "autoencoder.residual_blocks", "autoencoder.channels", "autoencoder.latent",
-         "world_model.steps", "tokenizer.vocabulary", "tokenizer.dim", "actor_critic.hidden", "actor_critic.burn_in", "replay.capacity", "env.eval_max_frames")
+         "world_model.steps", "tokenizer.vocabulary", "tokenizer.dim", "actor_critic.hidden", "actor_critic.burn_in", "replay.capacity",
+         "env.eval_max_frames")
 
 
 def too_large(draw: Draw, tree):

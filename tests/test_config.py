@@ -146,7 +146,11 @@ def test_code_from_outside_waits_for_a_word(path, home):
     for trust in ((), ("ev",), ("evil.part2",), ("part",), ("iris_edu",)):
         with pytest.raises(UserError, match="--trust evil.part"): check_trust(theirs, "x", trust)
     for trust in (("evil.part",), ("evil",), ("a", "evil.part")): check_trust(theirs, "x", trust)
-    (home / ".iris_edu" / "trusted.txt").write_text("# mine\n\nevil.part\n")
+    listed = home / ".iris_edu" / "trusted.txt"
+    for text in ("# evil.part is bad", "# a\u2028evil.part", "not evil.part", "evil.part, x"):
+        listed.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="--trust evil.part"): check_trust(theirs, "x")
+    listed.write_text("# mine\n\nevil.part\n")
     check_trust(theirs, "x")
 
 
