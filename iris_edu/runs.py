@@ -97,18 +97,17 @@ class Header:
 
 def header_from_json(values: dict) -> Header:
     "The Header of a table, also of one that format 1 wrote; UserError for anything else."
-    check_version(values)
     if "version" in values: return from_json(values, Header)
     if values.keys() <= {"epoch", "scales"}: return _first_run(values)
     if values.keys() == {"config", "parts", "facts"}: return from_json(values | {"actions": None, "version": 1}, Header)
     raise UserError(f"its header holds {', '.join(values) or 'nothing'}")
 
 
-def check_version(values: dict) -> None:
-    "UserError if a table says that a newer format wrote it."
+def check_version(values: dict, path) -> None:
+    "UserError if a table of the file at `path` says that a newer format wrote it: the file is whole, and nothing but an update helps."
     version = values.get("version", 1)
     if isinstance(version, int) and version > FORMAT:
-        raise UserError(f"a newer version of iris_edu wrote it, in format {version}, and this one reads up to {FORMAT}: update with pip install -U iris-edu")
+        raise UserError(f"a newer version of iris_edu wrote {path}, in format {version}, and this one reads up to {FORMAT}: update with pip install -U iris-edu")
 
 
 def _first_run(values: dict) -> Header:
@@ -161,13 +160,17 @@ def _read(path, mend, tensors=False) -> tuple[dict[str, torch.Tensor], dict[str,
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys() if tensors}, file.metadata() or {}
+    except OSError as error: raise UserError(f"{path} cannot be read: {because(error, path)}") from error
     except Exception as error: raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {mend}") from error
 
 
 def _header(path, about, mend) -> Header:
     "The Header in the metadata of a checkpoint."
     if "iris_edu" not in about: raise UserError(f"{path} is not a checkpoint of iris_edu: {mend}")
-    try: return header_from_json(parse_json(about["iris_edu"], dict[str, Any], "its header"))
+    try: values = parse_json(about["iris_edu"], dict[str, Any], "its header")
+    except UserError as error: raise UserError(f"{path} cannot be used ({error}): {mend}") from error
+    check_version(values, path)
+    try: return header_from_json(values)
     except UserError as error: raise UserError(f"{path} cannot be used ({error}): {mend}") from error
 
 
@@ -220,9 +223,8 @@ def saved_epoch(run_dir) -> int:
 
 
 def _mend(path) -> str:
-    "What to do about a damaged checkpoint: take the previous one if there is one."
-    previous = path.with_name(PREVIOUS)
-    if path.name == CHECKPOINT and previous.exists(): return f"go on from the one before with: mv {previous} {path}"
+    "What to do about a damaged checkpoint: set it aside if there is a previous one, which is then the newest."
+    if path.name == CHECKPOINT and path.with_name(PREVIOUS).exists(): return f"set it aside and go on from the one before: mv {path} {path}.damaged"
     return "there is no earlier one, so start again in a new folder with --run-dir"
 
 # %% ../nbs/A3_runs.ipynb #e7d6f354
@@ -285,10 +287,10 @@ def read_run(run_dir, trust=()) -> RunFile:
     if not there: raise UserError(f"{run_dir} is not a run folder (it has no {CONFIG}): give the folder named by --run-dir when it was trained")
     mend = f"take the file away, the checkpoint says the same, and run the same command again: rm {path}" if has_checkpoint(run_dir) else "restore it from a copy, or start again in another --run-dir"
     text = read_text(path, mend)
-    try:
-        values = parse_json(text, dict[str, Any])
-        check_version(values)
-        run = from_json(values, RunFile)
+    try: values = parse_json(text, dict[str, Any])
+    except UserError as error: raise UserError(f"{path} is damaged ({error}): {mend}") from error
+    check_version(values, path)
+    try: run = from_json(values, RunFile)
     except UserError as error: raise UserError(f"{path} is damaged ({error}): {mend}") from error
     check_trust(run.config, str(path), trust)
     return run

@@ -151,9 +151,17 @@ def test_a_config_json_that_says_something_else_is_found_and_can_be_mended_as_to
 def test_the_newest_is_damaged_and_the_one_before_goes_on(whole, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / CHECKPOINT).write_bytes((folder / CHECKPOINT).read_bytes()[:-1])
-    with pytest.raises(UserError, match=f"is damaged.*mv {folder / PREVIOUS} {folder / CHECKPOINT}"): load_trained(folder)
-    shutil.move(folder / PREVIOUS, folder / CHECKPOINT)
+    with pytest.raises(UserError, match=f"is damaged.*mv {folder / CHECKPOINT} {folder / CHECKPOINT}.damaged"): load_trained(folder)
+    shutil.move(folder / CHECKPOINT, f"{folder / CHECKPOINT}.damaged")
     assert load_trained(folder).epoch == 2 and same(go_on(folder).agent, whole[1].agent)
+
+
+def test_no_advice_loses_what_a_newer_version_wrote(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    tensors, about = opened(folder / CHECKPOINT)
+    signed(folder / CHECKPOINT, tensors, json.loads(about["iris_edu"]) | {"version": 99, "future": 1})
+    with pytest.raises(UserError, match="newer version of iris_edu wrote .*pip install -U") as error: load_trained(folder)
+    assert "mv " not in str(error.value) and "rm " not in str(error.value)
 
 
 def test_what_may_not_be_read_is_not_called_damaged(run, monkeypatch):

@@ -76,6 +76,7 @@ def test_an_interrupt_before_the_first_checkpoint_does_not_claim_one(tmp_path, m
 
 def test_play_ended_by_a_signal_leaves_nothing_on_its_port(tmp_path):
     pytest.importorskip("voila")
+    for name in ("voila", "jupyter_config", "ipywidgets"): (tmp_path / f"{name}.py").write_text("open('mark', 'w')\n")  # of a downloaded folder
     for number in (signal.SIGTERM, signal.SIGKILL):
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
@@ -91,6 +92,7 @@ def test_play_ended_by_a_signal_leaves_nothing_on_its_port(tmp_path):
         end = time.monotonic() + 15
         while answers() and time.monotonic() < end: time.sleep(0.2)
         assert not answers(), number.name
+    assert not (tmp_path / "mark").exists()
 
 
 # --- output ----------------------------------------------------------------------------------------------------------

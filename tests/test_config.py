@@ -222,7 +222,7 @@ def test_modules_of_the_working_directory_do_not_stand_before_installed_ones(tmp
 
 def test_a_newer_format_says_so(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"version": FORMAT + 1, "config": {"future": 1}}))
-    with pytest.raises(UserError, match="newer version of iris_edu wrote it, in format 3.*pip install -U"): read_run(tmp_path)
+    with pytest.raises(UserError, match="newer version of iris_edu wrote .*config.json, in format 3.*pip install -U"): read_run(tmp_path)
 
 
 def test_what_a_run_notes_comes_back(tmp_path):

@@ -202,7 +202,7 @@ def test_truncated_checkpoint(keep, finished, capsys):
     whole, good = (finished / CHECKPOINT).read_bytes(), (finished / PREVIOUS).read_bytes()
     (finished / CHECKPOINT).write_bytes(whole[:keep])
     code, error = shell(f"evaluate {finished} --episodes 1", capsys)
-    assert code == 2 and "is damaged" in error and f"mv {finished / PREVIOUS}" in error and error.count("\n") == 1
+    assert code == 2 and "is damaged" in error and f"mv {finished / CHECKPOINT} {finished / CHECKPOINT}.damaged" in error and error.count("\n") == 1
     assert (finished / PREVIOUS).read_bytes() == good and (finished / CHECKPOINT).read_bytes() == whole[:keep]
 
 
