@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .imagination import Rollout
 from .settings import UserError
-from .typed import Count, NotNegative, Share, Whole, at_least, check_fields
+from .typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0
@@ -54,9 +54,9 @@ def sample_actions(logits: Tensor, generator: torch.Generator, temperature: floa
 class ActorCriticConfig:
     """Sizes of the policy network and constants of its objectives; defaults are the paper's (Appendix A.3, table 6)."""
 
-    channels: tuple[Count, ...] = (32, 32, 64, 64)
+    channels: tuple[Width, ...] = (32, 32, 64, 64)
     """Channels of the four convolutions; the paper gives four layers, the authors' code these widths."""
-    hidden: Count = 512
+    hidden: Width = 512
     """Width of the LSTM; 512 in Appendix A.3."""
     burn_in: Whole = 20
     """Real frames the LSTM watches before a dream; 20 in Appendix A.3."""

@@ -155,11 +155,11 @@ def _with_config(header: Header, run) -> Header:
     return Header(run.config, run.actions, epoch=header.epoch, scales=header.scales, versions=run.versions)
 
 
-def _load_parts(tensors, header, place) -> dict:
-    "The networks that a checkpoint holds by name, None for the others."
+def _load_parts(tensors, header, place, untrained=False) -> dict:
+    "The networks that a checkpoint holds by name, None for the others; an `untrained` run without a checkpoint has them as they were drawn."
     actions = header.actions or _actions_of(tensors)
     with torch.random.fork_rng(devices=[]): agent = build_agent(header.config, actions or _ask_game(header))
-    for part in header.parts if tensors else (): load_weights(getattr(agent, part), tensors, f"agent.{part}", place)
+    for part in () if untrained and not tensors else header.parts: load_weights(getattr(agent, part), tensors, f"agent.{part}", place)
     return {part: getattr(agent, part) if part in header.parts else None for part in LEARNERS}
 
 
@@ -195,7 +195,7 @@ def _sum_of_tokenizer(facts) -> str | None:
 def load_run(run_dir, device="auto", untrained=False, trust: Iterable[str] = ()) -> tuple[Config, Agent]:
     "Configuration and trained agent, in eval mode, of a run folder; `untrained` allows one that has no checkpoint yet."
     tensors, header = _of_run(run_dir, trust, untrained)
-    parts = _load_parts(tensors, header, run_dir)
+    parts = _load_parts(tensors, header, run_dir, untrained)
     return header.config, Agent(**parts).to(pick_device(device)).eval()
 
 # %% ../nbs/A16_agent.ipynb #17d45195

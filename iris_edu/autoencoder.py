@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .settings import UserError
-from .typed import Count, check_fields
+from .typed import Count, Layers, Width, check_fields
 
 # %% ../nbs/03_autoencoder.ipynb #e4a3dbd8
 def down(channels):
@@ -45,19 +45,19 @@ def check_sizes(config):
 @dataclass(frozen=True)
 class AutoencoderConfig:
     "Sizes of the encoder and the decoder (paper: table 2); an impossible combination raises UserError."
-    size: Count = 64
+    size: Width = 64
     "Height and width of a frame in pixels (paper: 64, table 2)."
     tokens: Count = 16
     "Tokens a frame, K, a square number (paper: 16, table 3; 64 in appendix E)."
-    channels: Count = 64
+    channels: Width = 64
     "Channels of every convolution inside (paper: 64, table 2)."
-    residual_blocks: Count = 2
+    residual_blocks: Layers = 2
     "Residual blocks per layer; the decoder has one more (paper: 2, table 2)."
     attention: tuple[Count, ...] = (8, 16)
     "Resolutions with self-attention after every residual block (paper: 8 and 16, table 2)."
     groups: Count = 32
     "Groups of the group normalisation; not in the paper (authors' code: 32)."
-    latent: Count = 512
+    latent: Width = 512
     "Channels of the encoder's output; not in the paper (authors' code: 512)."
     patch: Count = 1
     "Pixels in each direction that the first and the last layer fold into channels (paper: 1, none)."

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from . import plots
 from .settings import UserError
-from .typed import Positive, Seed, Whole, typed
+from .typed import Positive, Score, Seed, Whole, typed
 from .files import parse_json, read_json, read_text, sentences, write_json
 from .envs import ATARI_100K, EnvConfig, catch_returns
 from .replay import to_float
@@ -38,7 +38,7 @@ EVALUATION, PARTIAL = "evaluation.json", "evaluation.partial.json"
 class Result:
     "What evaluation.json says: the returns of an agent, and the rules under which they were earned."
     game: str
-    returns: tuple[float, ...]
+    returns: tuple[Score, ...]
     temperature: Positive
     seed: Seed = 0
     run_seed: Seed | None = None
@@ -59,7 +59,7 @@ class Unfinished:
     weights: str
     seed: Seed
     temperature: Positive
-    played: dict[str, tuple[float, Whole]] = field(default_factory=dict)
+    played: dict[str, tuple[Score, Whole]] = field(default_factory=dict)
 
 
 def evaluate_run(source, episodes=100, temperature=0.5, seed=0, device="auto", trust=(), tell=None):
@@ -115,7 +115,7 @@ def _played_before(path, asked, episodes) -> dict:
     if not there: return {}
     kept = read_json(path, Unfinished, mend=f"take it away, its episodes are played again: rm {path}")
     if dataclasses.replace(kept, played={}) != asked: return {}
-    return {int(number): Played(*values, *[np.array(())] * 4) for number, values in kept.played.items() if number.isdecimal() and int(number) < episodes}
+    return {int(number): Played(*values, *[np.array(())] * 4) for number, values in kept.played.items() if number.isdecimal() and len(number) < 9 and int(number) < episodes}
 
 # %% ../nbs/10_evaluation.ipynb #543fc1ce
 def read_evaluation(source, trust=()):
@@ -133,7 +133,8 @@ class Table(NamedTuple):
     printed: dict
 
 AGGREGATES = {"superhuman", "mean", "median", "iqm", "optimality_gap"}  # printed below the games
-NEEDED = {1: ("game", "Random", "Human", "IRIS")}  # columns without which no score can be normalised
+NEEDED = {1: ("game", "Random", "Human", "IRIS"), 7: ("game", "Random", "Human", "SimPLe", "CURL", "DrQ", "SPR", "IRIS (16 tokens)", "IRIS (64 tokens)"),
+          8: ("game", "Random", "Human", "IRIS (100k)", "IRIS (10M)")}
 
 
 def paper_table(number):
@@ -144,8 +145,9 @@ def paper_table(number):
     rows = read_table(path, NEEDED.get(number, ("game",)))
     try: table = _as_table(rows)
     except ValueError as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again") from None
-    lacking = [f"{game} of {column}" for column in NEEDED.get(number, ())[1:] for game in ATARI_100K if game not in table.scores[column]]
-    if number == 1 and (lacking or table.printed["IRIS"].keys() != AGGREGATES): raise UserError(f"{path} is damaged (it lacks {lacking[0] if lacking else 'an aggregate'}): take it from {repository()} again")
+    lacking = [f"{game} of {column}" for column in NEEDED[1][1:] for game in ATARI_100K if number == 1 and game not in table.scores[column]]
+    lacking += [f"a difference between Random and Human in {game}" for game, score in table.scores["Random"].items() if score == table.scores["Human"].get(game)]
+    if lacking or number == 1 and ( table.printed["IRIS"].keys() != AGGREGATES): raise UserError(f"{path} is damaged (it lacks {lacking[0] if lacking else 'an aggregate'}): take it from {repository()} again")
     return table
 
 
@@ -235,7 +237,7 @@ def load_scores(path):
     path = Path(path)
     text = read_text(path)
     try:
-        content = parse_json(text, dict[str, list[float] | float] | list[dict[str, Any]])
+        content = parse_json(text, dict[str, list[Score] | Score] | list[dict[str, Any]])
         scores = {path.stem: content} if isinstance(content, dict) else _final_scores(content)
         return {method: _seeds(table) for method, table in scores.items()}
     except UserError as error:
@@ -254,7 +256,7 @@ def _final_scores(curves):
     for number, curve in enumerate(curves):
         method, task = (typed(curve.get(key), str, f"{key} of curve {number}") for key in ("method", "task"))
         ys = typed(curve.get("ys"), list, f"ys of curve {number}")
-        scores.setdefault(method, {}).setdefault(task, []).append(typed(ys[-1] if ys else None, float, f"the last y of curve {number}"))
+        scores.setdefault(method, {}).setdefault(task, []).append(typed(ys[-1] if ys else None, Score, f"the last y of curve {number}"))
     return scores
 
 # %% ../nbs/10_evaluation.ipynb #240393ed

@@ -35,7 +35,7 @@ from .world_model import WorldModelConfig, parameter_groups
 from .imagination import Dream, ImaginationConfig
 from .config import LEARNERS, PRESETS, maker, make_environment
 from .runs import generator, read_checkpoint, read_metrics, read_run, versions
-from .store import MANIFEST, agent_file, data_folder, fingerprint, name_of, read_manifest, read_table, state, whole
+from .store import MANIFEST, agent_file, data_folder, fingerprint, name_of, read_manifest, read_table, remake, repository, state, whole
 from .agent import Trained, build_agent, load_run, load_trained, save_agent
 from .training import train
 from .evaluation import evaluate_run, k_step_error
@@ -107,7 +107,7 @@ def note(file, about, folder=None):
     folder = data_folder(folder)
     size, checksum = fingerprint(folder / file)
     manifest = {name: vars(entry) for name, entry in read_manifest(folder).items()} | {file: {"about": about, "bytes": size, "sha256": checksum}}
-    atomic_write(folder / MANIFEST, (json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(folder / MANIFEST, (json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
     write_table(folder)
 
 # %% ../nbs/A7_material.ipynb #0cc7f609
@@ -118,7 +118,7 @@ LICENCES = {"episodes": "renderings of the ALE's games, for research and teachin
 def table(folder=None):
     "The Markdown tables of every file that the manifest notes, and of what every checkpoint measured."
     head = "| file | what | made by | size | licence |\n|---|---|---|---|---|\n"
-    rows = [f"| `{file}` | {entry.about} | `iris-edu make {name_of(file)}` | {kilobytes(entry.bytes)} | {LICENCES[file.split('/')[0]]} |\n"
+    rows = [f"| `{file}` | {entry.about} | `iris-edu make {name_of(file)}` | {kilobytes(entry.bytes)} | {LICENCES.get(file.split('/')[0], '-')} |\n"
             for file, entry in read_manifest(folder).items()]
     total = sum(entry.bytes for entry in read_manifest(folder).values())
     return head + "".join(rows) + f"\nTogether {total / 1e6:.1f} MB.\n\n" + measured(folder)
@@ -141,7 +141,7 @@ def _row(path):
 def flat(facts, before=""):
     "Nested facts as one {name: text}, numbers with three digits."
     if isinstance(facts, dict): return {k: v for name, value in facts.items() for k, v in flat(value, f"{before} {name}".strip()).items()}
-    if isinstance(facts, list): return {before: " / ".join(f"{value:.3g}" for value in facts)}
+    if isinstance(facts, list): return {before: " / ".join(flat(value, "x").get("x", "") if not isinstance(value, int) else f"{value:.3g}" for value in facts)}
     return {before: f"{facts:.3g}" if isinstance(facts, float) else str(facts)}
 
 # %% ../nbs/A7_material.ipynb #94438de0
@@ -155,8 +155,10 @@ def write_table(folder=None):
     path = data_folder(folder) / "README.md"
     text = read_text(path) if path.exists() else ""
     if MARKS[0] not in text: return
-    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    atomic_write(path, f"{before}{MARKS[0]}\n\n{table(folder)}\n{MARKS[1]}{after}".encode())
+    before, _, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end or MARKS[0] in rest or MARKS[1] in before + after: raise UserError(f"{path} is damaged (the marks around its table are not in order): take it from {repository()} again.")
+    atomic_write(path, f"{before}{MARKS[0]}\n\n{table(folder)}\n{MARKS[1]}{after}".encode("utf-8", "replace"))
 
 # %% ../nbs/A7_material.ipynb #26a940f5
 def make_episodes(game, folder=None):
@@ -577,6 +579,9 @@ MATERIAL |= {"learning/small": partial(make_learning, "small", SEEDS), "learning
 def load_learning(name, folder=None):
     "The returns of learning/NAME.csv: {run: a list of rows, each a dict of COLUMNS with numbers}."
     runs = {}
-    for row in read_table(whole(f"learning/{name}.csv", folder), COLUMNS):
-        runs.setdefault(row["run"], []).append({key: value if key == "run" else float(value or "nan") for key, value in row.items()})
+    path = whole(f"learning/{name}.csv", folder)
+    for row in read_table(path, COLUMNS):
+        try: numbers = {key: value if key == "run" else float(value or "nan") for key, value in row.items()}
+        except ValueError as error: raise UserError(f"{path} is damaged ({error}): {remake(f'learning/{name}.csv')}") from None
+        runs.setdefault(row["run"], []).append(numbers)
     return runs

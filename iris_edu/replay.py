@@ -229,7 +229,7 @@ def check_recording(arrays: dict[str, np.ndarray]) -> Recording:
     if missing or set(arrays) - set(_TYPES): raise UserError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(_TYPES)}")
     for name, array in arrays.items():
         if array.ndim != _DIMENSIONS.get(name, 1): raise UserError(f"{name} has {array.ndim} dimensions and not {_DIMENSIONS.get(name, 1)}")
-        if not np.can_cast(array.dtype, _TYPES[name], "same_kind"): raise UserError(f"{name} holds {array.dtype} and not {np.dtype(_TYPES[name])}")
+        if not np.can_cast(array.dtype, _TYPES[name], "safe"): raise UserError(f"{name} holds {array.dtype} and not {np.dtype(_TYPES[name])}")
     recording = Recording(**{name: array.astype(_TYPES[name]) for name, array in arrays.items()})
     trouble = _trouble(recording)
     if trouble: raise UserError(trouble)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 # %% ../nbs/A1_settings.ipynb #3ecb9923
 class UserError(Exception):
-    "A mistake the user can mend; the message is one sentence that says what is wrong and how to mend it."
+    "A mistake the user can mend; the message is one sentence, on one line, that says what is wrong and how to mend it."
+    def __init__(self, sentence): super().__init__(" ".join(str(sentence).splitlines()))  # a name from a file may hold a line break
 
 # %% ../nbs/A1_settings.ipynb #b75c253d
 @dataclass(frozen=True)

@@ -90,9 +90,11 @@ def agent_file(name: str) -> str:
 def read_table(path, columns: tuple[str, ...] = ()) -> list[dict[str, str]]:
     "The rows of a CSV file as {column: text}; UserError if it cannot be read, lacks one of the columns, or a row is too short or too long."
     text = read_text(path, f"take it from {repository()} again.")
-    try: rows = list(csv.DictReader(text.splitlines(), strict=True))
+    reader = csv.DictReader(text.splitlines(), strict=True)
+    try: rows = list(reader)
     except csv.Error as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again.") from None
     missing = set(columns) - set(rows[0] if rows else ())
-    if missing or any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path} is damaged ({'it lacks ' + ', '.join(sorted(missing)) if missing else 'a row has another length'}): take it from {repository()} again.")
+    twice = len(set(reader.fieldnames or ())) != len(reader.fieldnames or ())
+    if missing or twice or any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path} is damaged ({'it lacks ' + ', '.join(sorted(missing)) if missing else 'a column is there twice' if twice else 'a row has another length'}): take it from {repository()} again.")
     return rows

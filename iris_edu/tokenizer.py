@@ -9,6 +9,7 @@ __all__ = ['VGG16_URL', 'nearest_code', 'TokenizerConfig', 'Quantized', 'VectorQ
 
 # %% ../nbs/04_tokenizer.ipynb #847ed5cd
 import pickle
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder
 from .settings import UserError
-from .typed import Count, Decay, Maybe, NotNegative, check_fields
+from .typed import Decay, Maybe, NotNegative, Width, check_fields
 
 # %% ../nbs/04_tokenizer.ipynb #40886a8a
 def nearest_code(z, codes):
@@ -33,9 +34,9 @@ def nearest_code(z, codes):
 @dataclass(frozen=True)
 class TokenizerConfig:
     "The codebook and the three losses of the tokenizer (paper: section 2.1, A.1, table 3)."
-    vocabulary: Count = 512
+    vocabulary: Width = 512
     "Number of codes, N (paper: 512, table 3)."
-    dim: Count = 512
+    dim: Width = 512
     "Width of a code, d (paper: 512, table 3)."
     commitment: NotNegative = 1.0
     "Weight of the term that pulls the encoder towards its codes (paper: 1, A.1)."
@@ -250,7 +251,9 @@ def read_weights(path) -> dict:
     if Path(path).suffix == ".safetensors":
         from safetensors.torch import load_file
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice on files that are none
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 def load_vgg16(path) -> VGG16:
     "VGG16 with the weights of the file; classifier weights are ignored, a file that does not fit raises UserError."
@@ -258,6 +261,8 @@ def load_vgg16(path) -> VGG16:
     with torch.device("meta"): trunk = VGG16()
     try:
         state = {k: v for k, v in read_weights(path).items() if k.startswith("features.")}
+        odd = next((name for name, tensor in state.items() if tensor.is_meta or not tensor.is_floating_point() or not tensor.isfinite().all()), None)
+        if odd: raise UserError(f"{path} holds no finite numbers in {odd}; name another file.")
         trunk.load_state_dict(state, assign=True)
     except UserError: raise
     except Exception as error:

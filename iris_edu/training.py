@@ -9,11 +9,11 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'diverged', 'kept', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch',
            'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'held_out', 'has_started', 'learns',
            'replay_of', 'reenact', 'write_picture', 'background_evaluation', 'evaluate_checkpoint', 'save', 'resume',
-           'check_optimizers', 'restore_scale', 'with_changes', 'recordings', 'Workshop', 'make_execution',
-           'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision', 'pick_execution', 'Callback',
-           'Progress', 'summary', 'TensorBoard', 'train', 'begin', 'open_run', 'smaller', 'keep_memory', 'PRESETS',
-           'LEARNERS', 'Config', 'Agent', 'config_to_dict', 'config_from_dict', 'resolve', 'build_agent', 'build_dream',
-           'load_run', 'pick_device']
+           'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings', 'Workshop',
+           'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision', 'pick_execution',
+           'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'begin', 'open_run', 'smaller', 'keep_memory',
+           'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict', 'config_from_dict', 'resolve', 'build_agent',
+           'build_dream', 'load_run', 'pick_device']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import ctypes, dataclasses, json, os, subprocess, sys, time
@@ -469,7 +469,8 @@ def save(trainer):
     broken = not_finite(tensors)
     if broken: raise diverged(trainer.config, broken.split(".")[1], trainer.epoch, f"{broken} holds numbers that are not finite at the end")
     scales = {name: scaler.state_dict() for name, scaler in trainer.scalers.items()}
-    save_checkpoint(trainer.run_dir, tensors, Header(trainer.config, num_actions(trainer.collector.env), epoch=trainer.epoch, scales=scales, versions=trainer.versions))
+    optimized = {name: len(optimizer.state_dict()["state"]) for name, optimizer in trainer.optimizers.items()}
+    save_checkpoint(trainer.run_dir, tensors, Header(trainer.config, num_actions(trainer.collector.env), epoch=trainer.epoch, scales=scales, optimized=optimized, versions=trainer.versions))
 
 def resume(trainer, leave_out=(), trust=()):
     "Bring a new trainer to where the run folder's last checkpoint stands, and note what changed; recordings of the epochs in `leave_out` are not asked for any more."
@@ -480,7 +481,7 @@ def resume(trainer, leave_out=(), trust=()):
     if header.actions not in (None, actions): raise UserError(f"the checkpoint in {run_dir} is of a game with {header.actions} actions, and this one has {actions}: use the game it was trained on")
     load_weights(trainer.agent, tensors, "agent", run_dir)
     for name, optimizer in trainer.optimizers.items(): restore_optimizer(optimizer, tensors, f"optimizer.{name}", run_dir)
-    check_optimizers(trainer, header.epoch)
+    check_optimizers(trainer, header)
     for name, scale in header.scales.items(): restore_scale(trainer.scalers[name], scale, run_dir)
     trainer.epoch = header.epoch
     run = with_changes(run, trainer, leave_out)
@@ -488,11 +489,16 @@ def resume(trainer, leave_out=(), trust=()):
     trim_metrics(run_dir, trainer.epoch)
     write_run(run_dir, run)
 
-def check_optimizers(trainer, epoch):
-    "UserError if a learner that took updates has an optimiser that remembers nothing."
+def check_optimizers(trainer, header):
+    "UserError if an optimiser remembers less than it did when the checkpoint was written; format 1 does not say how much, and all of ours remember everything."
     for name, optimizer in trainer.optimizers.items():
-        if has_started(trainer.config, name, epoch) and not optimizer.state_dict()["state"]:
-            raise UserError(f"the checkpoint in {trainer.run_dir} is not complete, the optimiser of the {name} is missing: restore it from a copy")
+        started = has_started(trainer.config, name, header.epoch) and not foreign_modules(trainer.config)
+        wanted = header.optimized.get(name, parameters_of(optimizer) if started and header.version == 1 else None)
+        if wanted not in (None, len(optimizer.state_dict()["state"])): raise UserError(f"the checkpoint in {trainer.run_dir} is not complete, the optimiser of the {name} has lost something: restore it from a copy")
+
+def parameters_of(optimizer):
+    "How many parameters an optimiser has."
+    return sum(len(group["params"]) for group in optimizer.param_groups)
 
 def restore_scale(scaler, scale, source):
     "Put the state of a gradient scaler back, if both the checkpoint and the run have one."
@@ -708,7 +714,7 @@ def begin(config, run_dir, actions=None):
 def open_run(config, run_dir, trust=()):
     "Make the run folder, or check that the run it holds may go on with this configuration; returns its path."
     make_folder(Path(run_dir) / "replay")
-    if has_checkpoint(run_dir): changes(read_run(run_dir, trust).config, config, saved_epoch(run_dir), str(run_dir))
+    if has_checkpoint(run_dir): changes(read_run(run_dir, trust).config, config, load_checkpoint(run_dir, trust)[1].epoch, str(run_dir))
     return Path(run_dir)
 
 # %% ../nbs/09_training.ipynb #21ac0a38

@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from .settings import UserError
-from .typed import Count, Decay, Positive, check_fields
+from .typed import Decay, Layers, Positive, Width, check_fields
 
 # %% ../nbs/05_transformer.ipynb #7a3382ab
 @dataclass(frozen=True)
 class TransformerConfig:
     "Size and dropout of the Transformer; the defaults are table 4 of the paper."
-    layers: Count = 10
+    layers: Layers = 10
     "Number of blocks M (paper: 10, table 4)."
-    heads: Count = 4
+    heads: Layers = 4
     "Attention heads of a block (paper: 4, table 4)."
-    width: Count = 256
+    width: Width = 256
     "Width D of a token's vector (paper: 256, table 4)."
     embed_dropout: Decay = 0.1
     "Dropout on the embedded sequence (paper: 0.1, table 4)."

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .settings import UserError
-from .typed import Count, check_fields, one_of
+from .typed import Width, check_fields, one_of
 from .transformer import CausalAttention, KVCache, LearntPositions, Transformer, init_weights
 
 # %% ../nbs/06_world_model.ipynb #403a176d
 @dataclass(frozen=True)
 class WorldModelConfig:
     "Length of the sequence and the kind of reward loss; the defaults are the paper's Atari 100k runs."
-    steps: Count = 20
+    steps: Width = 20
     "Time steps L in the Transformer's context (paper: 20, table 4)."
     reward: Annotated[str, one_of("sign", "mse")] = "sign"
     "'sign': cross-entropy on the reward's sign (Atari runs); 'mse': squared error of its value (the other choice of section 2.2)."

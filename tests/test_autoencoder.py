@@ -36,8 +36,8 @@ def test_64_tokens_take_one_halving_less():
 @pytest.mark.parametrize("changes, words", [
     (dict(tokens=15), "9 or 16"), (dict(tokens=0), "at least 1"), (dict(tokens=-4), "at least 1"),
     (dict(size=84), "power of two"), (dict(size=64, tokens=9), "power of two"), (dict(size=2), "power of two"),
-    (dict(channels=48, groups=32), "multiple of groups"), (dict(channels=0), "at least 1"),
-    (dict(residual_blocks=0), "at least 1"), (dict(groups=0), "at least 1"), (dict(latent=0), "at least 1"),
+    (dict(channels=48, groups=32), "multiple of groups"), (dict(channels=0), "between 1 and"),
+    (dict(residual_blocks=0), "between 1 and 128"), (dict(groups=0), "at least 1"), (dict(latent=0), "between 1 and"), (dict(latent=10**9), "between 1 and"),
 ])
 def test_impossible_sizes_say_how_to_mend_them(changes, words):
     with pytest.raises(UserError, match=words):
