@@ -96,6 +96,7 @@ class Header:
 
     def __post_init__(self):
         if not self.parts or set(self.parts) - set(LEARNERS): raise UserError(f"parts are {', '.join(self.parts) or 'none'}: they must be some of {', '.join(LEARNERS)}")
+        if set(self.optimized) - set(LEARNERS): raise UserError(f"optimized are {', '.join(self.optimized)}: they must be some of {', '.join(LEARNERS)}")
         if set(self.scales) - set(LEARNERS): raise UserError(f"scales are of {', '.join(self.scales)}: they must be of {', '.join(LEARNERS)}")
 
 
