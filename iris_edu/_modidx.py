@@ -780,6 +780,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'iris_edu.runs.Header': ('a3_runs.html#header', 'iris_edu/runs.py'),
                                'iris_edu.runs.Header.__post_init__': ('a3_runs.html#header.__post_init__', 'iris_edu/runs.py'),
                                'iris_edu.runs.RunFile': ('a3_runs.html#runfile', 'iris_edu/runs.py'),
+                               'iris_edu.runs._first_agent': ('a3_runs.html#_first_agent', 'iris_edu/runs.py'),
                                'iris_edu.runs._first_run': ('a3_runs.html#_first_run', 'iris_edu/runs.py'),
                                'iris_edu.runs._has_git': ('a3_runs.html#_has_git', 'iris_edu/runs.py'),
                                'iris_edu.runs._header': ('a3_runs.html#_header', 'iris_edu/runs.py'),

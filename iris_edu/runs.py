@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 from .settings import UserError
-from .typed import ANYTHING, Count, Rule, Whole, from_json
+from .typed import ANYTHING, Count, Rule, Whole, from_json, typed
 from .files import append_json_line, atomic_write, because, digest, ordinary, parse_json, read_json_lines, read_text, sentences, sync_folder, write_json
 from .config import CHANGEABLE, LEARNERS, Config, check_trust, config_to_dict, differences
 
@@ -104,7 +104,7 @@ def header_from_json(values: dict) -> Header:
     "The Header of a table, also of one that format 1 wrote; UserError for anything else."
     if "version" in values: return from_json(values, Header)
     if values.keys() <= {"epoch", "scales"}: return _first_run(values)
-    if values.keys() == {"config", "parts", "facts"}: return from_json(values | {"actions": None, "version": 1}, Header)
+    if values.keys() == {"config", "parts", "facts"}: return _first_agent(values)
     raise UserError(f"its header holds {', '.join(values) or 'nothing'}")
 
 
@@ -113,6 +113,13 @@ def check_version(values: dict, path) -> None:
     version = values.get("version", 1)
     if isinstance(version, int) and version > FORMAT:
         raise UserError(f"a newer version of iris_edu wrote {path}, in format {version}, and this one reads up to {FORMAT}: update with pip install -U iris-edu")
+
+
+def _first_agent(values: dict) -> Header:
+    "The Header of a shipped agent of format 1, which may say its epoch among its facts."
+    header = from_json(values | {"actions": None, "version": 1}, Header)
+    last = header.facts.get("last")
+    return dataclasses.replace(header, epoch=typed(last.get("epoch", 0), Whole, "facts.last.epoch")) if isinstance(last, dict) else header
 
 
 def _first_run(values: dict) -> Header:

@@ -127,6 +127,7 @@ def test_shipped_agents_are_of_the_first_format_and_load():
     for name in ("catch-small", "pong-16", "pong-dream"):
         found = load_trained(name)
         assert found.facts["about"] and found.config.parts.encoder in ("conv", "patch")
+    assert (load_trained("catch-small").epoch, load_trained("catch-small").steps) == (20, 6_400)
 
 
 # --- a folder and its checkpoint -------------------------------------------------------------------------------------
