@@ -147,7 +147,8 @@ def paper_table(number):
     except ValueError as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again") from None
     lacking = [f"{game} of {column}" for column in NEEDED[1][1:] for game in ATARI_100K if number == 1 and game not in table.scores[column]]
     lacking += [f"a difference between Random and Human in {game}" for game, score in table.scores["Random"].items() if score == table.scores["Human"].get(game)]
-    if lacking or number == 1 and ( table.printed["IRIS"].keys() != AGGREGATES): raise UserError(f"{path} is damaged (it lacks {lacking[0] if lacking else 'an aggregate'}): take it from {repository()} again")
+    if number == 1 and table.printed["IRIS"].keys() != AGGREGATES: lacking.append("an aggregate")
+    if lacking: raise UserError(f"{path} is damaged (it lacks {lacking[0]}): take it from {repository()} again")
     return table
 
 
