@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from .settings import UserError
 
 # %% ../nbs/A6_cli.ipynb #97779867
-COMMANDS = ("train", "watch", "play", "evaluate", "score", "report", "bench", "make", "info")
+COMMANDS = ("train", "watch", "play", "evaluate", "score", "report", "bench", "import", "export", "make", "fetch", "info")
 
 USAGE = """usage: iris-edu COMMAND ...
 
@@ -31,7 +31,10 @@ Build and train IRIS, a world-model agent, step by step.
   score      runs beside the paper's numbers    iris-edu score RUN RUN ...
   report     one page to look at                iris-edu report RUN
   bench      times of all parts, hours of a run iris-edu bench --quick
+  import     your recordings, others' weights   iris-edu import FILE --to DIR
+  export     recordings and agents to share     iris-edu export RUN --to FILE
   make       recorded games, trained weights    iris-edu make episodes/Pong
+  fetch      what a wheel leaves out            iris-edu fetch
   info       versions, device, games, weights   iris-edu info
 
 A full Atari 100k run on a GPU:                  iris-edu train --game Pong --preset atari100k --seed 0 --run-dir DIR
@@ -104,7 +107,7 @@ def check_words(words):
 def run(command, words):
     "Load the commands and run one, under signals that tell the truth."
     with signals(signal.SIGINT, leave_at_once): commands = importlib.import_module("iris_edu.commands")
-    with signals(signal.SIGTERM, terminate): getattr(commands, command)(words)
+    with signals(signal.SIGTERM, terminate): getattr(commands, "import_" if command == "import" else command)(words)
 
 
 @contextmanager
