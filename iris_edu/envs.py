@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['ATARI_100K', 'Environment', 'num_actions', 'resize', 'SkipFrames', 'RandomNoops', 'LifeLossEnds', 'EnvConfig',
-           'ResizeFrames', 'make_env', 'draw_catch', 'Catch', 'catch_returns']
+           'option_values', 'game_id', 'ResizeFrames', 'enter', 'is_atari', 'emulator_rules', 'make_env', 'draw_catch',
+           'Catch', 'catch_returns']
 
 # %% ../nbs/01_envs.ipynb #d1e51d0d
 import difflib
+import importlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Protocol
@@ -16,8 +20,10 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import AddRenderObservation, TimeLimit
 from PIL import Image
 
+from .entrance import Conform, check_actions, check_frames, to_image
 from .settings import UserError
 from .typed import Count, Whole, at_least, check_fields
 
@@ -116,7 +122,11 @@ class LifeLossEnds(gym.Wrapper):
 class EnvConfig:
     "Which game, and how the agent sees it; defaults are the paper's Atari 100k."
     game: str = "Pong"
-    "Short name of an Atari game (Pong), Catch, or any gymnasium id with images and discrete actions."
+    "Short name of an Atari game (Pong), Catch, or a gymnasium id; that of another package with its module, module:Name-v0."
+    options: tuple[str, ...] = ()
+    "Options of the game itself, each name=value; of Atari repeat_action_probability (sticky actions), full_action_space, mode, difficulty."
+    render: bool = False
+    "Whether the agent sees what the game renders, for games whose observations are no images."
     size: Annotated[int, at_least(8)] = 64
     "Height and width of a frame in pixels; paper 64 (table 2)."
     frame_skip: Count = 4
@@ -126,13 +136,36 @@ class EnvConfig:
     eval_noop_max: Whole = 1
     "The same in evaluation; authors' code 1."
     max_frames: Count = 20_000
-    "Emulator frames after which a training game is cut off, Atari only; authors' code 20,000."
+    "Emulator frames, in other games steps, after which a training game is cut off; authors' code 20,000."
     eval_max_frames: Count = 108_000
     "The same in evaluation; authors' code 108,000 (half an hour of play)."
     life_loss_ends: bool = True
     "Whether a lost life ends a training episode, Atari only; authors' code yes."
 
-    def __post_init__(self): check_fields(self)
+    def __post_init__(self):
+        if isinstance(self.options, Mapping):
+            object.__setattr__(self, "options", tuple(f"{name}={json.dumps(value)}" for name, value in sorted(self.options.items())))
+        check_fields(self)
+        option_values(self.options)
+
+
+def option_values(options: tuple[str, ...]) -> dict[str, Any]:
+    "{name: value} of options written as name=value: a value is read as JSON, True, False or None, else as a text; UserError for anything else."
+    values = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not (equals and name.isidentifier() and text): raise UserError(f"env.options holds {option!r}: write it as name=value, for instance repeat_action_probability=0.25")
+        if name in values: raise UserError(f"env.options says {name} twice: say it once")
+        values[name] = _value_in(text)
+    return values
+
+
+def _value_in(text: str) -> Any:
+    "The value that a text stands for."
+    words = {"True": True, "False": False, "None": None}
+    if text in words: return words[text]
+    try: return json.loads(text)
+    except ValueError: return text
 
 # %% ../nbs/01_envs.ipynb #c959c7e0
 ATARI_100K = (
@@ -142,64 +175,82 @@ ATARI_100K = (
 )
 
 # %% ../nbs/01_envs.ipynb #def489ab
-def _game_id(game: str) -> str:
-    "The gymnasium id of a short name or of an id; raises UserError with the nearest name for an unknown game."
-    for candidate in (f"{game}NoFrameskip-v4", f"iris_edu/{game}-v0", game):
-        if candidate in gym.registry or ":" in candidate: return candidate
-    atari = [name.removesuffix("NoFrameskip-v4") for name in gym.registry if name.endswith("NoFrameskip-v4")]
-    names = {name.lower(): name for name in [*gym.registry, *atari, *ATARI_100K, "Catch"]}
-    nearest = names[difflib.get_close_matches(game.lower(), names, 1, cutoff=0)[0]]
-    raise UserError(f"There is no game {game!r}; the nearest name is {nearest!r}.")
+def game_id(game: str) -> str:
+    "The gymnasium id of a short name or of an id, after its module (module:Name-v0) is imported; UserError with the nearest name for an unknown game."
+    module, _, name = game.rpartition(":")
+    if module: _register(module, name, game)
+    for candidate in (name,) if module else (f"{name}NoFrameskip-v4", f"iris_edu/{name}-v0", name):
+        if candidate in gym.registry: return candidate
+    raise UserError(f"There is no game {game!r}; the nearest name is {_nearest(name)!r}." + (
+        "" if module else " A game of another package is named with its module, module:Name-v0, one made in a notebook by a class (--environment module:Name)."))
+
+
+def _register(module: str, name: str, game: str) -> None:
+    "Import a module that registers games; some do so only when they are asked."
+    try:
+        imported = importlib.import_module(module)
+        if name not in gym.registry and callable(getattr(imported, "register_envs", None)): imported.register_envs()
+    except ModuleNotFoundError as error:
+        raise UserError(f"cannot import the module of {game!r} ({error}): install its package, or check the spelling") from None
+    except Exception as error:
+        raise UserError(f"the module of {game!r} cannot be imported ({type(error).__name__}: {error}): mend it, or name another game") from error
+
+
+def _nearest(name: str) -> str:
+    "The known game whose name is most like this one."
+    atari = [known.removesuffix("NoFrameskip-v4") for known in gym.registry if known.endswith("NoFrameskip-v4")]
+    names = {known.lower(): known for known in [*gym.registry, *atari, *ATARI_100K, "Catch"]}
+    return names[difflib.get_close_matches(name.lower(), names, 1, cutoff=0)[0]]
 
 # %% ../nbs/01_envs.ipynb #bcf4822f
-def _make_base(game: str, **options) -> gym.Env:
+def _make_base(config: "EnvConfig", **options) -> gym.Env:
     "gymnasium.make whose every failure is a UserError."
+    options |= option_values(config.options) | ({"render_mode": "rgb_array"} if config.render else {})
     try:
-        return gym.make(_game_id(game), disable_env_checker=True, **options)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"gymnasium cannot make {game!r}: {' '.join(str(error).split())}") from error
-
-
-def _check_spaces(game: str, env: gym.Env) -> None:
-    "Raises UserError unless `env` has discrete actions counted from 0 and uint8 images."
-    actions, frames = env.action_space, env.observation_space
-    if not isinstance(actions, spaces.Discrete) or actions.start != 0:
-        raise UserError(f"{game!r} has the action space {actions}; choose an environment with discrete actions counted from 0.")
-    shape = getattr(frames, "shape", None) or ()
-    if not isinstance(frames, spaces.Box) or frames.dtype != np.uint8 or not (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)):
-        raise UserError(f"{game!r} has the observation space {' '.join(str(frames).split())}; choose an environment with uint8 images (height, width, 3).")
+        env = gym.make(game_id(config.game), disable_env_checker=True, **options)
+        return AddRenderObservation(env) if config.render else env
+    except UserError: raise
+    except Exception as error: raise UserError(f"gymnasium cannot make {config.game!r}: {' '.join(str(error).split())}") from error
 
 # %% ../nbs/01_envs.ipynb #a41a0857
 class ResizeFrames(gym.ObservationWrapper):
-    "Any image observation, (h,w), (h,w,1) or (h,w,3) uint8, as RGB (size,size,3)."
+    "Images in any form that `entrance.to_image` knows, as RGB uint8 (size,size,3)."
 
     def __init__(self, env: gym.Env, size: int = 64):
         super().__init__(env)
-        self.size = size
-        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.size, self.observation_space = size, spaces.Box(0, 255, (size, size, 3), np.uint8)
 
     def observation(self, observation):
-        frame = observation if observation.ndim == 3 else observation[..., None]
-        return resize(np.broadcast_to(frame, (*frame.shape[:2], 3)), self.size)
+        return resize(to_image(observation), self.size)
+
+# %% ../nbs/01_envs.ipynb #03ec7db1
+def enter(env: Environment, config: EnvConfig = EnvConfig(), train: bool = True, name: str = "the environment") -> gym.Env:
+    "An environment of somebody else as the agent wants it (`Conform`), cut off after `max_frames` or `eval_max_frames` steps; UserError names it by `name`."
+    images = ResizeFrames(Conform(env, name), config.size)
+    return TimeLimit(images, config.max_frames if train else config.eval_max_frames)
 
 # %% ../nbs/01_envs.ipynb #48c3f915
-def _is_atari(game: str) -> bool:
-    "Whether the environment runs on the Arcade Learning Environment."
-    spec = gym.registry.get(_game_id(game))
+def is_atari(game: str) -> bool:
+    "Whether a game runs on the Arcade Learning Environment."
+    spec = gym.registry.get(game_id(game))
     return spec is not None and str(spec.entry_point).startswith("ale_py")
+
+
+def emulator_rules(game: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
+    "The rules of the emulator for an Atari game: sticky actions, full action set, mode and difficulty."
+    kept = {"repeat_action_probability": 0.0, "full_action_space": False, "mode": 0, "difficulty": 0}
+    said = gym.registry[game_id(game)].kwargs | option_values(options)
+    return {rule: said.get(rule, usual) for rule, usual in kept.items()}
 
 # %% ../nbs/01_envs.ipynb #2ba9bee8
 def make_env(config: EnvConfig = EnvConfig(), train: bool = True) -> gym.Env:
     "The environment of `config`: uint8 (size,size,3), discrete actions, raw rewards; `train` chooses no-ops, cap and lost lives."
-    if not _is_atari(config.game):
-        env = _make_base(config.game)
-        _check_spaces(config.game, env)
-        return env if env.observation_space.shape == (config.size, config.size, 3) else ResizeFrames(env, config.size)
+    if not is_atari(config.game): return enter(_make_base(config), config, train, repr(config.game))
+    if "frameskip" in option_values(config.options): raise UserError("env.options says frameskip: use --env.frame-skip, in Python EnvConfig(frame_skip=...)")
     cap = config.max_frames if train else config.eval_max_frames
-    env = _make_base(config.game, frameskip=1, max_episode_steps=cap)
-    _check_spaces(config.game, env)
+    env = _make_base(config, frameskip=1, max_episode_steps=cap)
+    check_frames(env.observation_space, repr(config.game))
+    check_actions(env.action_space, repr(config.game))
     env = RandomNoops(env, config.noop_max if train else config.eval_noop_max)
     env = SkipFrames(env, config.frame_skip, config.size)
     return LifeLossEnds(env) if train and config.life_loss_ends else env

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = {path.stem: path for path in sorted((ROOT / "iris_edu").glob("*.py")) if not path.stem.startswith("_")}
 # A module imports only modules that stand to its left.
-ORDER = ("settings typed files plots envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
+ORDER = ("settings typed files plots entrance envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
          "config runs store agent training evaluation speed material widgets futures predictions play checks report dashboard commands cli").split()
 CORE = ORDER[ORDER.index("autoencoder"):ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
