@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEARNERS', 'REGISTRY', 'IMPORT_PATH', 'PRECISIONS', 'PRESETS', 'TRUSTED', 'NETWORKS', 'CHANGEABLE', 'Schedule',
-           'Optimisation', 'TrainingConfig', 'short_name', 'option_of', 'Parts', 'Config', 'config_to_dict',
-           'config_from_dict', 'foreign', 'foreign_modules', 'trusted_at_home', 'check_trust', 'resolve', 'maker',
-           'guarded', 'make_environment', 'differences', 'changes']
+           'Optimisation', 'TrainingConfig', 'short_name', 'import_path', 'option_of', 'Parts', 'Config',
+           'config_to_dict', 'config_from_dict', 'foreign', 'foreign_modules', 'trusted_at_home', 'check_trust',
+           'resolve', 'maker', 'guarded', 'make_environment', 'game_of', 'differences', 'changes']
 
 # %% ../nbs/A14_config.ipynb #10ba5b89
 import dataclasses
@@ -25,7 +25,7 @@ from torch import nn
 from .settings import UserError
 from .typed import Count, Decay, Device, NotNegative, Positive, Seed, Share, Whole, check_fields, from_json, one_of
 from .files import read_text
-from .envs import EnvConfig
+from .envs import EnvConfig, enter
 from .replay import ReplayConfig
 from .autoencoder import AutoencoderConfig
 from .tokenizer import TokenizerConfig
@@ -150,6 +150,19 @@ def short_name(part: str, name: str) -> str:
     raise UserError(f"{option_of(part)} is {name!r}: choose {' or '.join(known)}, or write your own as module:Name, for instance my_module:MyPart")
 
 
+def import_path(thing) -> str:
+    "The import path of a class or function; UserError if another process, or a later one, could not find it by a name."
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    path = f"{module}:{name}"
+    if name is None or not IMPORT_PATH.fullmatch(path): raise UserError(f"{thing!r} cannot be named in a configuration: give a class or a function that stands at the top of a module or a notebook")
+    return path
+
+
+def _named(value):
+    "The import path of a class or function; everything else as it is."
+    return import_path(value) if callable(value) else value
+
+
 def option_of(part: str) -> str:
     "The name of the option that chooses a part."
     return part if part == "execution" else f"parts.{part}"
@@ -192,6 +205,9 @@ class Parts:
     "Further callbacks, import paths (chapter 09)."
 
     def __post_init__(self):
+        for part, value in vars(self).items():  # a class or function stands for its import path
+            named = tuple(map(_named, value)) if isinstance(value, (list, tuple)) else _named(value)
+            object.__setattr__(self, part, named)
         check_fields(self)
         for part in REGISTRY.keys() & vars(self).keys():  # one name for one thing: a configuration is compared by its values
             object.__setattr__(self, part, short_name(part, getattr(self, part)))
@@ -311,7 +327,9 @@ def resolve(path: str):
     if not (module and name): raise UserError(f"{path!r} is not an import path: write it as module:Name, for instance my_module:MyTokenizer")
     try: return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error: raise UserError(f"cannot import {path!r} ({error}): check the spelling, and run the command in the folder of your module") from None
-    except AttributeError: raise UserError(f"the module {module!r} has no {name!r}: check the spelling of {path!r}") from None
+    except AttributeError:
+        if module == "__main__": raise UserError(f"{name!r} was made in a notebook or a script, which this process has not run: put it into a module, and name that") from None
+        raise UserError(f"the module {module!r} has no {name!r}: check the spelling of {path!r}") from None
 
 
 NETWORKS = ("encoder", "decoder", "quantizer", "perceptual_loss", "tokenizer", "attention", "positions", "layout", "heads", "world_model", "policy")
@@ -343,8 +361,28 @@ def _where(error: Exception) -> str:
 
 
 def make_environment(config: Config, train: bool = False):
-    "The environment that a configuration names, for training or for evaluation."
-    return maker(config, "environment")(config.env, train=train)
+    """The environment that a configuration names, for training or for evaluation.
+
+    One of your own is made by make(env_config, train=...), or by a call without arguments if it takes none of these, and goes
+    through the entrance (chapter 01). UserError if it does not fit.
+    """
+    make, name = maker(config, "environment"), config.parts.environment
+    if name in REGISTRY["environment"]: return make(config.env, train=train)
+    env = make(config.env, train=train) if _takes_config(resolve(name)) else make()
+    return enter(env, config.env, train, f"parts.environment = {name!r}")
+
+
+def _takes_config(make) -> bool:
+    "Whether a class or function can be called as make(env_config, train=...)."
+    try: inspect.signature(make).bind(None, train=True)
+    except (TypeError, ValueError): return False
+    return True
+
+
+def game_of(config: Config) -> str:
+    "The name under which a game is scored: that of the game, or the import path of an environment of your own."
+    own = config.parts.environment not in REGISTRY["environment"]
+    return config.parts.environment if own else config.env.game
 
 # %% ../nbs/A14_config.ipynb #c1941b10
 CHANGEABLE = {"device", "precision", "execution", "parts.callbacks", *(f"training.{name}" for name in (

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['Recording', 'record', 'to_float', 'ReplayConfig', 'Ring', 'Batch', 'SegmentSampler', 'UniformSegments', 'Replay',
-           'rebuild', 'save_recording', 'load_recording', 'check_recording', 'concatenate']
+           'ReplayError', 'frames_digest', 'rebuild', 'save_recording', 'load_recording', 'check_recording', 'replays',
+           'concatenate']
 
 # %% ../nbs/02_replay.ipynb #92af8cd6
+import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,13 +34,14 @@ class Recording:
     truncated: np.ndarray  # bool (T,)
     frames: np.ndarray | None = None  # uint8 (T,H,W,C): what the agent saw before each action
     final: np.ndarray | None = None  # uint8 (H,W,C): what it saw after the last action
+    digest: np.ndarray | None = None  # uint8 (32,): SHA-256 of the frames, if only they can be rebuilt
 
     def __len__(self) -> int:
         return len(self.actions)
 
 
 _TYPES = dict(seeds=np.int64, starts=np.int64, actions=np.int64, rewards=np.float32, terminated=np.bool_,
-              truncated=np.bool_, frames=np.uint8, final=np.uint8)
+              truncated=np.bool_, frames=np.uint8, final=np.uint8, digest=np.uint8)
 
 # %% ../nbs/02_replay.ipynb #c3aab416
 def record(env, choose: Callable[[np.ndarray], int], steps: int, seed: int = 0) -> Recording:
@@ -49,7 +52,7 @@ def record(env, choose: Callable[[np.ndarray], int], steps: int, seed: int = 0) 
         elif done:
             seeds.append(seed + len(seeds)), starts.append(step)
             frame, info = env.reset(seed=seeds[-1])
-        action, before = int(choose(frame)), frame
+        action, before = int(choose(frame)), np.array(frame)  # a copy: a game may draw the next frame into the same array
         frame, reward, terminated, truncated, info = env.step(action)
         rows.append((action, reward, terminated, truncated, before))
         done = terminated or truncated
@@ -187,21 +190,34 @@ class Replay(Ring):
             self.add(*step)
 
 # %% ../nbs/02_replay.ipynb #ccc57b14
-def rebuild(recording: Recording, env, frame: np.ndarray | None = None) -> Recording:
-    """Plays seeds and actions again: the same recording with frames; `env` is left after the last action; UserError if it went differently.
+class ReplayError(UserError):
+    "A game went differently from its recording."
 
-    A recording that goes on with a game needs `env` where that game stands and its present `frame`.
+
+def frames_digest(frames: np.ndarray) -> np.ndarray:
+    "SHA-256 of frames, uint8 (32,)."
+    return np.frombuffer(hashlib.sha256(np.ascontiguousarray(frames)).digest(), np.uint8)
+
+
+def rebuild(recording: Recording, env, frame: np.ndarray | None = None) -> Recording:
+    """Plays seeds and actions again: the same recording with frames; `env` is left after the last action; ReplayError if it went differently.
+
+    A recording that goes on with a game needs `env` where that game stands and its present `frame`. Compared are rewards, endings
+    and, where the recording has the digest of its frames, those.
     """
     games, rows = dict(zip(recording.starts.tolist(), recording.seeds.tolist())), []
     if 0 not in games and frame is None: raise UserError("The recording begins in the middle of a game; concatenate it with what came before.")
     for step, action in enumerate(recording.actions.tolist()):
         if step in games: frame, _ = env.reset(seed=games[step])
         elif rows and (rows[-1][2] or rows[-1][3]): frame, _ = env.reset()
-        before, (frame, reward, *ended, _) = frame, env.step(action)
+        before, (frame, reward, *ended, _) = np.array(frame), env.step(action)
         rows.append((action, reward, *ended, before))
         if (np.float32(reward), *ended) != (recording.rewards[step], recording.terminated[step], recording.truncated[step]):
-            raise UserError(f"Step {step} went differently from the recording; use the environment settings and emulator version it was made with.")
-    return _recording(recording.seeds, recording.starts, rows, frame)
+            raise ReplayError(f"Step {step} went differently from the recording; use the environment settings and emulator version it was made with.")
+    rebuilt = _recording(recording.seeds, recording.starts, rows, frame)
+    if recording.digest is not None and not np.array_equal(recording.digest, frames_digest(rebuilt.frames)):
+        raise ReplayError("The frames went differently from the recording; use the environment settings and emulator version it was made with.")
+    return rebuilt
 
 # %% ../nbs/02_replay.ipynb #f9eb3270
 def save_recording(path, recording: Recording, frames: bool = True) -> None:
@@ -225,7 +241,7 @@ _DIMENSIONS = dict(frames=4, final=3)  # of every other array: 1
 
 def check_recording(arrays: dict[str, np.ndarray]) -> Recording:
     "The Recording of named arrays; UserError unless they are all there, of the right kind, and fit each other."
-    missing = set(_TYPES) - set(arrays) - {"frames", "final"}
+    missing = set(_TYPES) - set(arrays) - {"frames", "final", "digest"}
     if missing or set(arrays) - set(_TYPES): raise UserError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(_TYPES)}")
     for name, array in arrays.items():
         if array.ndim != _DIMENSIONS.get(name, 1): raise UserError(f"{name} has {array.ndim} dimensions and not {_DIMENSIONS.get(name, 1)}")
@@ -246,8 +262,22 @@ def _trouble(recording: Recording) -> str | None:
     if (recording.seeds < 0).any() or (recording.actions < 0).any(): return "a seed or an action is negative"
     if (np.diff(recording.starts, prepend=-1, append=steps + 1) < 1).any(): return "a game begins outside of it, or before the one before"
     if not np.isfinite(recording.rewards).all(): return "a reward is not finite"
+    if recording.digest is not None and len(recording.digest) != 32: return "the digest of its frames is not of 32 bytes"
     if len(shapes) > 1: return "its last frame has another size than the others"
     return None
+
+# %% ../nbs/02_replay.ipynb #58a8e6eb
+def replays(make: Callable, steps: int = 30, seed: int = 0) -> bool:
+    "Whether seeds and actions rebuild the games of environments from `make()`: `steps` random steps, played again in a second environment."
+    played_before, fresh = make(), make()
+    rng = np.random.default_rng(seed)
+    try:
+        record(played_before, lambda frame: rng.integers(played_before.action_space.n), 3, seed + 1)
+        played = record(played_before, lambda frame: rng.integers(played_before.action_space.n), steps, seed + 2)
+        again = rebuild(played, fresh)
+        return np.array_equal(again.frames, played.frames) and np.array_equal(again.final, played.final)
+    except ReplayError: return False
+    finally: played_before.close(), fresh.close()
 
 # %% ../nbs/02_replay.ipynb #2d1a80be
 def concatenate(recordings: Sequence[Recording]) -> Recording:
