@@ -103,13 +103,13 @@ class TrainingConfig(Optimisation):
     cache_gigabytes: NotNegative = 5.0
     "Memory for reconstructions of the whole replay, kept for an epoch; if they need more they are made again for every update, at 0 the tokens too."
     evaluate_every: Whole = 5
-    "Epochs between evaluations; 0 never evaluates."
+    "Epochs between evaluations, the last epoch has one too; 0 never evaluates."
     evaluate_episodes: Count = 16
     "Episodes an evaluation plays (authors' code)."
     evaluate_temperature: Positive = 0.5
     "Sampling temperature during evaluation."
     evaluate_in_background: bool = True
-    "Whether a second process evaluates while the epoch learns: it plays the agent that enters the epoch; otherwise learning waits and the agent that leaves it plays."
+    "Whether a second process evaluates while the epoch learns: it plays the agent that enters the epoch; otherwise, and in the last epoch, learning waits and the agent that leaves it plays."
 
     def __post_init__(self):
         check_fields(self)

@@ -65,7 +65,7 @@ def check_actions(space: Any, name: str) -> None:
     "UserError unless the action space of the environment `name` is Discrete."
     of_another_kind = not isinstance(space, spaces.Space) and isinstance(getattr(space, "n", None), (int, np.integer))  # the old gym's, for instance
     if isinstance(space, spaces.Discrete) or of_another_kind: return
-    raise UserError(f"{name} has the action space {_words(space)}, and the agent chooses one of some actions: number the ones it may choose with "
+    raise UserError(f"{name} has the action space {_words(space)}, and the agent takes discrete actions: number the ones it may choose with "
                     "iris_edu.entrance.ActionTable(env, [action, action, ...]), in a function of your own (--environment my_module:make)")
 
 
@@ -77,7 +77,7 @@ def check_frames(space: Any, name: str) -> None:
         if images: raise UserError(f"{name} shows several images ({', '.join(images)}): leave one, with gymnasium.wrappers.FilterObservation(env, [{images[0]!r}])")
     elif not isinstance(space, spaces.Space) or _may_be_image(space): return
     if len(getattr(space, "shape", None) or ()) == 4: raise UserError(f"{name} has the observation space {_words(space)}, several frames at once: take its frame-stacking wrapper away, the agent remembers by itself")
-    raise UserError(f"{name} has the observation space {_words(space)}, and the agent sees images: take what it renders, with --env.render "
+    raise UserError(f"{name} has the observation space {_words(space)}, and the agent sees uint8 images: take what it renders, with --env.render "
                     "(in Python EnvConfig(render=True)), or wrap it in gymnasium.wrappers.AddRenderObservation")
 
 

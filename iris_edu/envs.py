@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATARI_100K', 'Environment', 'num_actions', 'resize', 'SkipFrames', 'RandomNoops', 'LifeLossEnds', 'EnvConfig',
-           'option_values', 'game_id', 'ResizeFrames', 'enter', 'is_atari', 'emulator_rules', 'make_env', 'draw_catch',
-           'Catch', 'catch_returns']
+           'option_values', 'game_id', 'ResizeFrames', 'enter', 'is_atari', 'is_ours', 'emulator_rules', 'make_env',
+           'draw_catch', 'Catch', 'catch_returns']
 
 # %% ../nbs/01_envs.ipynb #d1e51d0d
 import difflib
@@ -234,6 +234,11 @@ def is_atari(game: str) -> bool:
     "Whether a game runs on the Arcade Learning Environment."
     spec = gym.registry.get(game_id(game))
     return spec is not None and str(spec.entry_point).startswith("ale_py")
+
+
+def is_ours(game: str) -> bool:
+    "Whether a game comes with the course: an Atari game, or Catch."
+    return is_atari(game) or game_id(game).startswith("iris_edu/")
 
 
 def emulator_rules(game: str, options: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -118,6 +118,10 @@ class Ring:
         self.ends[slot] = bool(terminated or (truncated and self.config.truncation_ends))
         self.total, self.open = self.total + 1, not (terminated or truncated)
 
+    def last_frame(self) -> np.ndarray:
+        "The frame of the newest step, uint8 (H,W,3)."
+        return self.frames[(self.total - 1) % self.config.capacity].cpu().numpy()
+
     def _forget(self) -> None:
         "Drops the oldest episode; of an open episode that fills the whole ring only its first step."
         oldest = self.starts.popleft()

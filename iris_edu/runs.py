@@ -281,6 +281,8 @@ class RunFile:
     versions: dict[str, str] = field(default_factory=dict)
     "Versions that started or last went on with the run."
     changes: tuple[Change, ...] = ()
+    replays: bool | None = None
+    "Whether seeds and actions rebuild its games; None where it was not tried."
     left_out: tuple[Count, ...] = ()
     "Epochs whose recordings were damaged and left out."
 

@@ -8,12 +8,12 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'ExecutionPlan', 'Plain', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite',
            'diverged', 'kept', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch',
            'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'held_out', 'has_started', 'learns',
-           'replay_of', 'reenact', 'write_picture', 'background_evaluation', 'evaluate_checkpoint', 'save', 'resume',
-           'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings', 'Workshop',
-           'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision', 'pick_execution',
-           'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'begin', 'open_run', 'smaller', 'keep_memory',
-           'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict', 'config_from_dict', 'resolve', 'build_agent',
-           'build_dream', 'load_run', 'pick_device']
+           'replay_of', 'reenact', 'write_picture', 'second_process', 'background_evaluation', 'evaluate_checkpoint',
+           'try_background', 'make_parts', 'save', 'resume', 'check_optimizers', 'parameters_of', 'restore_scale',
+           'with_changes', 'recordings', 'Workshop', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer',
+           'timed', 'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train',
+           'try_replay', 'begin', 'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent',
+           'config_to_dict', 'config_from_dict', 'resolve', 'build_agent', 'build_dream', 'load_run', 'pick_device']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import ctypes, dataclasses, json, os, subprocess, sys, time
@@ -27,13 +27,13 @@ from torch import nn
 from . import plots
 from .settings import UserError
 from .files import atomic_write, make_folder, say, sentences, sweep
-from .envs import num_actions
-from .replay import Recording, Replay, concatenate, load_recording, rebuild, save_recording, to_float
+from .envs import is_ours, num_actions
+from .replay import Recording, Replay, ReplayError, concatenate, frames_digest, load_recording, rebuild, replays, save_recording, to_float
 from .tokenizer import codebook_usage
 from .world_model import parameter_groups
 from .imagination import imagine
 from .actor_critic import actor_critic_loss, burn_in
-from .config import LEARNERS, PRESETS, Config, changes, config_from_dict, config_to_dict, foreign_modules, guarded, maker, make_environment, resolve
+from .config import LEARNERS, PRESETS, Config, changes, config_from_dict, config_to_dict, foreign_modules, game_of, guarded, maker, make_environment, resolve
 from .runs import (Change, Header, RunFile, append_metrics, check_same, derive_seed, end_with_parent, flatten_optimizer, generator, has_checkpoint, load_checkpoint,
                            load_weights, lock_run, not_finite, read_run, restore_optimizer, save_checkpoint, saved_epoch, trim_metrics, versions, write_run)
 from .agent import Agent, build_agent, build_dream, load_run, out_of_memory, pick_device
@@ -66,16 +66,20 @@ class Collector:
     def new_game(self):
         "Start the next true game from a seed of its own, which is returned."
         seed = derive_seed(self.seed, "game", self.games)
-        self.frame, _ = self.env.reset(seed=seed)
+        self._see(self.env.reset(seed=seed)[0])
         self.games += 1
         return seed
+
+    def _see(self, frame):
+        self.frame = np.array(frame)  # a copy: a game may draw the next frame into the same array
 
     def step(self, action):
         "Take one action; (reward, terminated, truncated, seed of the game that begins after it or None)."
         frame, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(self.frame, action, reward, terminated, truncated)
-        self.frame, seed = frame, None
-        if (terminated or truncated) and info.get("life_lost", False): self.frame, _ = self.env.reset()
+        self._see(frame)
+        seed = None
+        if (terminated or truncated) and info.get("life_lost", False): self._see(self.env.reset()[0])
         elif terminated or truncated: seed = self.new_game()
         return float(reward), terminated, truncated, seed
 
@@ -120,14 +124,14 @@ class Lost(NamedTuple):
     "A recording that is not there any more: how many steps it held."
     steps: int
 
-def restore_collector(collector, recordings):
-    "Refill the replay from an epoch's recording (or Lost) after another, and bring the game in progress back to its present frame."
+def restore_collector(collector, recordings, replays=None):
+    "Refill the replay from an epoch's recording (or Lost) after another, and bring the game in progress back to its present frame, or cut it if it does not replay."
     collector.games, game = 0, []  # the game in progress, piece by piece, without its frames
-    for recording in recordings:
+    for epoch, recording in enumerate(recordings, 1):
         if isinstance(recording, Lost):
             collector.games, collector.frame, collector.replay.open, game = collector.games + recording.steps, None, False, []  # no lost step began more than one game
             continue
-        if recording.frames is None: recording = _rebuild_next(collector, recording)
+        if recording.frames is None: recording = _rebuild_next(collector, recording, epoch)
         if not len(recording): continue
         collector.replay.extend(recording)
         collector.games += len(recording.seeds)
@@ -135,7 +139,18 @@ def restore_collector(collector, recordings):
         if begun or game: game = [*(game if not begun else ()), _piece(recording, *begun)]
     game = concatenate(game) if game else None
     collector.open_return = finished_returns(game, 0.0)[1] if game else 0.0
-    collector.frame = _present(rebuild(game, collector.env), collector.env) if game else None
+    collector.frame = _play_again(collector, game, replays) if game else None
+    if game and collector.frame is None: collector.replay.open, collector.open_return = False, 0.0
+
+def _play_again(collector, game, replays):
+    "The present frame of the game in progress, played again in the environment; None, and a sentence, if it does not replay."
+    try:
+        if replays is False: raise ReplayError("so the trial before the first epoch said")
+        played, last = rebuild(game, collector.env), collector.replay.last_frame()
+        if len(game) and not np.array_equal(played.frames[-1], last): raise ReplayError("its last frame is another one")
+        return _present(played, collector.env)
+    except ReplayError as error:
+        say(f"the game in progress does not replay ({str(error).rstrip('.')}): it is cut here and a new game begins, so the run is not the one that it would have been without a stop")
 
 def _piece(recording, first=0):
     "The steps of a recording from `first` on, without frames."
@@ -143,11 +158,12 @@ def _piece(recording, first=0):
     kept = recording.starts >= first
     return Recording(seeds=recording.seeds[kept], starts=recording.starts[kept] - first, **columns)
 
-def _rebuild_next(collector, recording):
-    "A recording without frames with them, played on from where the collector stands; after a gap only from its first new game on."
+def _rebuild_next(collector, recording, epoch):
+    "A recording without frames with them, played on from where the collector stands; after a gap only from its first new game on; UserError if it does not replay."
     if collector.frame is None: recording = _piece(recording, *(recording.starts[:1].tolist() or [len(recording)]))
     if not len(recording): return recording
-    found = rebuild(recording, collector.env, collector.frame)
+    try: found = rebuild(recording, collector.env, collector.frame)
+    except ReplayError as error: raise UserError(f"the recording of epoch {epoch} holds actions only, and does not replay ({error}): go on without its steps with --leave-out {epoch}") from None
     collector.frame = _present(found, collector.env)
     return found
 
@@ -268,14 +284,14 @@ class _Table:
         self.env, self.keep, self.steps, self.total, self.over = env, keep, [], 0.0, True
 
     def start(self, number, seed, state):
-        self.number, self.state, (self.frame, _) = number, state, self.env.reset(seed=seed)
+        self.number, self.state, self.frame = number, state, np.array(self.env.reset(seed=seed)[0])
         self.steps, self.total, self.length, self.over = [], 0.0, 0, False
 
     def play(self, action, state):
         frame, reward, terminated, truncated, _ = self.env.step(action)
         self.over, self.total, self.length = terminated or truncated, self.total + float(reward), self.length + 1
         if self.length <= self.keep: self.steps.append((self.frame, action, reward, terminated))
-        self.frame, self.state = frame, state
+        self.frame, self.state = np.array(frame), state
 
     def played(self):
         columns = zip(*self.steps) if self.steps else ((), (), (), ())
@@ -283,9 +299,10 @@ class _Table:
 
 # %% ../nbs/09_training.ipynb #db17baf3
 @torch.no_grad()
-def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu", threads=4, done=None, tell=None):
-    """Play `episodes` whole episodes in environments from `make()`, `parallel` at a time on `threads` threads, keeping the first `keep` steps of each.
+def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu", threads=None, done=None, tell=None):
+    """Play `episodes` whole episodes in environments from `make()`, `parallel` at a time, keeping the first `keep` steps of each.
 
+    `threads` threads step them; by default 4 for the Atari emulator, which may run beside itself, and 1 for all others, which may not.
     Returns a list of Played in the order of their seeds. `done`, a dict {number: Played}, holds episodes that were played before; it
     is filled as episodes end, and tell(done) hears of each round that ended some.
     """
@@ -294,7 +311,7 @@ def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, k
     draw = generator(seed, "evaluate", *([len(done)] if done else []), device=device)
     tables = [_Table(make(), keep) for _ in range(min(parallel, len(left)))]
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads or _threads_for(tables)) as pool:
             while len(done) < episodes:
                 for table in tables:
                     if table.over and left: table.start(left[0], derive_seed(seed, "evaluate", left.pop(0)), agent.actor_critic.initial_state(1, device))
@@ -304,6 +321,10 @@ def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, k
     finally:
         for table in tables: table.env.close()
     return [done[number] for number in range(episodes)]
+
+def _threads_for(tables):
+    "How many threads may step the environments of some tables at once."
+    return 4 if all(hasattr(getattr(table.env, "unwrapped", None), "ale") for table in tables) else 1
 
 def _play_round(agent, playing, draw, temperature, pool):
     "One step of every table; returns those whose game ended."
@@ -318,7 +339,9 @@ def collect_epoch(trainer):
     config, epoch = trainer.config.training, trainer.epoch
     recording = collect(trainer.collector, trainer.agent, config.collect_steps, trainer.config.actor_critic.burn_in,
                         generator(trainer.config.seed, "collect", epoch, device=trainer.device), config.temperature, config.epsilon)
-    save_recording(experience_path(trainer.run_dir, epoch), recording, frames=trainer.config.replay.storage == "frames")
+    frames = trainer.config.replay.storage == "frames" or trainer.replays is False
+    if not frames: recording = dataclasses.replace(recording, digest=frames_digest(recording.frames))
+    save_recording(experience_path(trainer.run_dir, epoch), recording, frames)
     finished, trainer.collector.open_return = finished_returns(recording, trainer.collector.open_return)
     metrics = {"reward": float(recording.rewards.sum()), "episodes": len(finished)}
     return metrics | ({"return": float(np.mean(finished))} if finished else {})
@@ -370,8 +393,8 @@ def autocast(trainer):
 
 # %% ../nbs/09_training.ipynb #4f23a115
 def evaluate_epoch(trainer):
-    "The metrics of `evaluate_agent` for the trainer's agent as it is now."
-    return evaluate_agent(trainer.agent, trainer.config, trainer.epoch, trainer.device, trainer.run_dir)
+    "The metrics of `evaluate_agent` for the trainer's agent as it is now, and the epoch of its weights."
+    return evaluate_agent(trainer.agent, trainer.config, trainer.epoch, trainer.device, trainer.run_dir) | {"weights": trainer.epoch}
 
 def evaluate_agent(agent, config, epoch, device, run_dir=None):
     "Play evaluation episodes; returns of the policy, losses on the frames it saw, use of the codebook; a run folder gets a picture of them."
@@ -433,24 +456,34 @@ def write_picture(agent, config, epoch, replay, run_dir):
     atomic_write(Path(run_dir) / "pictures" / f"epoch_{epoch:04d}.png", lambda file: plots.strip(rows).save(file, format="PNG"))
 
 # %% ../nbs/09_training.ipynb #42d37e06
-_CHILD = "import sys; sys.path = [folder for folder in sys.path if folder]; from iris_edu.training import evaluate_checkpoint; evaluate_checkpoint(*sys.argv[1:])"
+_CHILD = "import sys; sys.path = [folder for folder in sys.path if folder]; from iris_edu.training import {0}; {0}(*sys.argv[1:])"
+
+def second_process(trainer, function, *words):
+    "A process that calls function(run_dir, *words, *modules) of this module, where the modules are those whose code the run may execute."
+    command = [sys.executable, "-c", _CHILD.format(function), str(trainer.run_dir), *map(str, words), *foreign_modules(trainer.config)]
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(command, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+
+def _last_line(process):
+    "The last line that a second process said, once it has ended."
+    *_, last = process.stdout.read().strip().splitlines() or ["it said nothing"]
+    process.wait()
+    return last
 
 @contextmanager
 def background_evaluation(trainer):
     "Evaluate the agent that enters the epoch, the one in the checkpoint, in a second process; yields a function that waits for the metrics."
-    words = [sys.executable, "-c", _CHILD, str(trainer.run_dir), str(trainer.epoch), str(trainer.device), *foreign_modules(trainer.config)]
-    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(words, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as process:
-        try: yield lambda: _last_line(process, trainer.epoch)
+    with second_process(trainer, "evaluate_checkpoint", trainer.epoch, trainer.device) as process:
+        try: yield lambda: _metrics_of(process, trainer.epoch)
         finally: process.kill()
 
-def _last_line(process, epoch):
+def _metrics_of(process, epoch):
     "The metrics that the second process printed; UserError if it failed."
-    *_, last = process.stdout.read().strip().splitlines() or ["it said nothing"]
-    if process.wait():
+    last = _last_line(process)
+    if process.returncode:
         raise UserError(f"the evaluation of epoch {epoch} in the background failed ({last}): {kept(epoch - 1)}; "
                         "mend that, or add --training.no-evaluate-in-background, and run the same command again")
-    return json.loads(last)
+    return json.loads(last) | {"weights": epoch - 1}
 
 def evaluate_checkpoint(run_dir, epoch, device, *trust):
     "What the second process does: play, and print the metrics as its last line. It ends when the first process does; `trust` are the modules whose code the first one runs."
@@ -459,6 +492,26 @@ def evaluate_checkpoint(run_dir, epoch, device, *trust):
         config, agent = load_run(run_dir, device, untrained=True, trust=trust)
         set_precision(config.precision)
         print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device), run_dir)))
+    except UserError as error: sys.exit(str(error))
+
+def try_background(trainer):
+    "Whether evaluations are played in the background: if the run asks for it, and a second process can make its parts, which is tried when any is from outside the course."
+    config = trainer.config
+    if not (config.training.evaluate_in_background and config.training.evaluate_every): return False
+    if not foreign_modules(config) and is_ours(config.env.game): return True
+    with second_process(trainer, "make_parts", num_actions(trainer.collector.env)) as process:
+        try: last = _last_line(process)
+        finally: process.kill()
+    if process.returncode: say(f"a second process cannot make the parts of this run ({last.rstrip(chr(46))}): evaluations are played in this process, while learning waits")
+    return process.returncode == 0
+
+def make_parts(run_dir, actions, *trust):
+    "What the second process does to try a run: make its agent and its environment."
+    end_with_parent()
+    try:
+        config = read_run(run_dir, trust).config
+        build_agent(config, int(actions))
+        make_environment(config).reset(seed=0)
     except UserError as error: sys.exit(str(error))
 
 # %% ../nbs/09_training.ipynb #c0859640
@@ -485,7 +538,8 @@ def resume(trainer, leave_out=(), trust=()):
     for name, scale in header.scales.items(): restore_scale(trainer.scalers[name], scale, run_dir)
     trainer.epoch = header.epoch
     run = with_changes(run, trainer, leave_out)
-    restore_collector(trainer.collector, recordings(trainer, run.left_out))
+    trainer.replays = run.replays
+    restore_collector(trainer.collector, recordings(trainer, run.left_out), run.replays)
     trim_metrics(run_dir, trainer.epoch)
     write_run(run_dir, run)
 
@@ -513,7 +567,7 @@ def with_changes(run, trainer, leave_out=()):
     found |= {f"versions.{name}": (run.versions[name], trainer.versions[name]) for name in ("torch", "gymnasium", "ale-py")
               if name in run.versions and run.versions[name] != trainer.versions[name]}
     found |= {"leave_out": (None, epoch) for epoch in leave_out if epoch not in run.left_out}
-    return RunFile(trainer.config, actions=num_actions(trainer.collector.env), versions=trainer.versions, left_out=tuple(sorted({*run.left_out, *leave_out})),
+    return RunFile(trainer.config, actions=num_actions(trainer.collector.env), versions=trainer.versions, replays=run.replays, left_out=tuple(sorted({*run.left_out, *leave_out})),
                    changes=(*run.changes, *(Change(trainer.epoch, option, *values) for option, values in found.items())))
 
 def recordings(trainer, left_out=()):
@@ -528,7 +582,8 @@ def recordings(trainer, left_out=()):
         recording = load_recording(path, mend)
         held = None if recording.frames is None else recording.frames.shape[1:]
         fits = len(recording) == training.collect_steps and recording.actions.max() < num_actions(trainer.collector.env)
-        if not fits or held != (shape if trainer.config.replay.storage == "frames" else None):
+        allowed = (shape,) if trainer.config.replay.storage == "frames" else (shape, None)
+        if not fits or held not in allowed:
             raise UserError(f"{path} is not the recording of this epoch ({len(recording)} steps, frames {held}): {mend}")
         yield recording
 
@@ -537,6 +592,7 @@ class Workshop:
     "All that a run holds: its configuration and folder, the replay and who fills it, the agent and its dream, optimisers, what is kept, callbacks."
     def __init__(self, config, run_dir, callbacks=()):
         self.config, self.run_dir, self.epoch = config, Path(run_dir), 0
+        self.replays, self.in_background = None, config.training.evaluate_in_background
         self.device = pick_device(config.device)
         set_precision(config.precision)
         part, self.versions = lambda name: maker(config, name), versions()
@@ -609,8 +665,10 @@ class Trainer(Workshop):
         "One epoch: collect, update each learner that has started, evaluate now and then; returns its metrics."
         record, config = {"epoch": self.epoch}, self.config.training
         self.forget()
-        due = config.evaluate_every and self.epoch % config.evaluate_every == 0
-        with background_evaluation(self) if due and config.evaluate_in_background else nullcontext(lambda: evaluate_epoch(self)) as evaluate:
+        last = self.epoch == config.epochs
+        due = config.evaluate_every and (last or self.epoch % config.evaluate_every == 0)
+        beside = due and self.in_background and not last  # the last evaluation waits for the final weights
+        with background_evaluation(self) if beside else nullcontext(lambda: evaluate_epoch(self)) as evaluate:
             if self.epoch <= config.collect_epochs: record |= timed("collect", collect_epoch, self)
             for name in LEARNERS:
                 if learns(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
@@ -697,7 +755,10 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress,), leave_out=(),
         sweep(run_dir, "config.json", "metrics.jsonl", "checkpoint.*", "epoch_*")  # nobody else writes these while we hold the lock
         trainer = Trainer(config, run_dir, callbacks)
         if has_checkpoint(run_dir): resume(trainer, leave_out, trust)
-        else: begin(config, run_dir, num_actions(trainer.collector.env))
+        else:
+            trainer.replays = try_replay(config)
+            begin(config, run_dir, num_actions(trainer.collector.env), trainer.replays)
+        trainer.in_background = try_background(trainer)
         trainer.run(max_epochs)
         return trainer
     except KeyboardInterrupt as stop: raise type(stop)(f"{kept(saved_epoch(run_dir))}; the same command goes on") from None
@@ -706,9 +767,15 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress,), leave_out=(),
         raise
     finally: lock.release()
 
-def begin(config, run_dir, actions=None):
+def try_replay(config):
+    "Whether seeds and actions rebuild the games of a run; says so if not."
+    replayed = replays(lambda: make_environment(config, train=True))
+    if not replayed: say(f"{game_of(config)} does not replay, the same seed and actions gave another game: frames are stored, and a run that was stopped goes on with a new game")
+    return replayed
+
+def begin(config, run_dir, actions=None, replays=None):
     "Write down what the run is, and forget what a process that died before its first checkpoint wrote."
-    write_run(run_dir, RunFile(config, actions=actions, versions=versions()))
+    write_run(run_dir, RunFile(config, actions=actions, versions=versions(), replays=replays))
     trim_metrics(run_dir, 0)
 
 def open_run(config, run_dir, trust=()):
