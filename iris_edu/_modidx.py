@@ -304,6 +304,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'iris_edu.evaluation._as_table': ('evaluation.html#_as_table', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._block': ('evaluation.html#_block', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._block_of_runs': ('evaluation.html#_block_of_runs', 'iris_edu/evaluation.py'),
+                                     'iris_edu.evaluation._emulator_departures': ( 'evaluation.html#_emulator_departures',
+                                                                                   'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._errors': ('evaluation.html#_errors', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._final_scores': ('evaluation.html#_final_scores', 'iris_edu/evaluation.py'),
                                      'iris_edu.evaluation._mean': ('evaluation.html#_mean', 'iris_edu/evaluation.py'),

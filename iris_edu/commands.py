@@ -8,7 +8,7 @@ __all__ = ['Trust', 'check_options', 'Options', 'RunOptions', 'TrainOptions', 'p
            'ReportOptions', 'report', 'BenchOptions', 'bench', 'MakeOptions', 'make']
 
 # %% ../nbs/A17_commands.ipynb #7fee5151
-import argparse, dataclasses, json, time
+import argparse, dataclasses, json, re, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from . import agent, envs, evaluation, material, runs, speed, tokenizer, trainin
 from .settings import UserError, load_settings
 from .typed import Count, Device, Positive, Seed, between, kinds_of, typed
 from .files import say
-from .config import PRESETS, Config, Parts
+from .config import PRESETS, Config, Parts, game_of
 
 # %% ../nbs/A17_commands.ipynb #c7947b7f
 Trust = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -87,13 +87,15 @@ def train(arguments):
     "Train: start, resume, or say that the run is finished."
     preset, options = parse_train(arguments)
     config = options.config()
-    run_dir = options.run_dir or load_settings().runs / f"{config.env.game.replace('/', '-')}-{preset}-seed{config.seed}"
+    game = game_of(config)
+    folder = re.sub(r"[^\w.-]+", "-", game)  # a name for a folder on every system
+    run_dir = options.run_dir or load_settings().runs / f"{folder}-{preset}-seed{config.seed}"
     before = runs.saved_epoch(run_dir)
     if before >= config.training.epochs:
         training.open_run(config, run_dir, (*training.foreign_modules(config), *options.trust))
         return say(f"{run_dir} is finished: all {config.training.epochs} epochs are done; see it with iris-edu report {run_dir}")
     callbacks = (training.Progress, *([training.TensorBoard] if options.tensorboard else []))
-    say(f"{'going on with' if before else 'starting'} {run_dir}: {config.env.game}, preset {preset}, seed {config.seed}")
+    say(f"{'going on with' if before else 'starting'} {run_dir}: {game}, preset {preset}, seed {config.seed}")
     trainer = training.train(config, run_dir, options.max_epochs, callbacks, options.leave_out, options.trust)
     say(f"epoch {trainer.epoch} of {config.training.epochs} is done; the same command goes on" if trainer.epoch < config.training.epochs
         else f"finished; see it with iris-edu report {run_dir}")

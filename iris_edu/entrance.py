@@ -120,11 +120,12 @@ class Conform(gym.Env):
     def __init__(self, env: Any, name: str = "the environment"):
         _check_methods(env, name)
         check_actions(env.action_space, name)
-        check_frames(env.observation_space, name)
-        self.env, self.name, self.white = env, name, white_of(env.observation_space)
+        shown = getattr(env, "observation_space", None)
+        check_frames(shown, name)
+        self.env, self.name, self.white = env, name, white_of(shown)
         self.first_action = int(getattr(env.action_space, "start", 0))
         self.action_space = spaces.Discrete(int(env.action_space.n))
-        self.observation_space = spaces.Box(0, 255, (*_size_of(env.observation_space), 3), np.uint8)
+        self.observation_space = spaces.Box(0, 255, (*_size_of(shown), 3), np.uint8)
 
     @property
     def unwrapped(self):
@@ -160,8 +161,8 @@ class Conform(gym.Env):
 
 def _check_methods(env: Any, name: str) -> None:
     "UserError unless something is an environment that can be reset with a seed."
-    if not all(hasattr(env, part) for part in ("reset", "step", "action_space", "observation_space")):
-        raise UserError(f"{name} is a {type(env).__name__} and no environment: it needs reset, step, action_space and observation_space, as gymnasium.Env has them")
+    if not all(hasattr(env, part) for part in ("reset", "step", "action_space")):
+        raise UserError(f"{name} is a {type(env).__name__} and no environment: it needs reset, step and action_space, as gymnasium.Env has them")
     try: inspect.signature(env.reset).bind(seed=0, options=None)
     except TypeError: raise UserError(f"{name}: its reset takes no seed and options; write it as reset(self, *, seed=None, options=None), as gymnasium does") from None
 
