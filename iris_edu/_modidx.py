@@ -272,6 +272,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'iris_edu.envs.SkipFrames.__init__': ('envs.html#skipframes.__init__', 'iris_edu/envs.py'),
                                'iris_edu.envs.SkipFrames.reset': ('envs.html#skipframes.reset', 'iris_edu/envs.py'),
                                'iris_edu.envs.SkipFrames.step': ('envs.html#skipframes.step', 'iris_edu/envs.py'),
+                               'iris_edu.envs._check_emulator': ('envs.html#_check_emulator', 'iris_edu/envs.py'),
                                'iris_edu.envs._make_base': ('envs.html#_make_base', 'iris_edu/envs.py'),
                                'iris_edu.envs._nearest': ('envs.html#_nearest', 'iris_edu/envs.py'),
                                'iris_edu.envs._paint': ('envs.html#_paint', 'iris_edu/envs.py'),

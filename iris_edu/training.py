@@ -160,7 +160,8 @@ def _piece(recording, first=0):
 
 def _rebuild_next(collector, recording, epoch):
     "A recording without frames with them, played on from where the collector stands; after a gap only from its first new game on; UserError if it does not replay."
-    if collector.frame is None: recording = _piece(recording, *(recording.starts[:1].tolist() or [len(recording)]))
+    first = 0 if collector.frame is not None else int(recording.starts[0]) if len(recording.starts) else len(recording)
+    if first: recording = _piece(recording, first)
     if not len(recording): return recording
     try: found = rebuild(recording, collector.env, collector.frame)
     except ReplayError as error: raise UserError(f"the recording of epoch {epoch} holds actions only, and does not replay ({error}): go on without its steps with --leave-out {epoch}") from None

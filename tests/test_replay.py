@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_edu.envs import EnvConfig, make_env
+from iris_edu.envs import Catch, EnvConfig, make_env
 from iris_edu.files import atomic_write
-from iris_edu.replay import (Recording, Replay, ReplayConfig, UniformSegments, concatenate, load_recording,
-                             rebuild, record, save_recording, to_float)
+from iris_edu.replay import (Recording, Replay, ReplayConfig, ReplayError, UniformSegments, check_recording, concatenate, frames_digest,
+                             load_recording, rebuild, record, replays, save_recording, to_float)
 from iris_edu.settings import UserError
 
 SIZE = 2
@@ -177,8 +177,8 @@ def test_mistakes_get_a_sentence(call, words):
 
 
 def same(a, b):
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) and getattr(a, f.name).dtype == getattr(b, f.name).dtype
-               for f in dataclasses.fields(Recording))
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Recording)]
+    return all(x is y or np.array_equal(x, y) and x.dtype == y.dtype for x, y in pairs)
 
 
 @pytest.mark.parametrize("config, steps", [(EnvConfig("Pong"), 1000), (EnvConfig("Breakout"), 700), (EnvConfig("Catch"), 200),
@@ -283,3 +283,47 @@ def test_the_ring_on_a_gpu_gives_the_same_batches():
     one, two = fill([5, 9, 2]), fill([5, 9, 2], device="cuda")
     a, b = (r.sample(16, 6, torch.Generator().manual_seed(0), "end") for r in (one, two))
     assert all(torch.equal(x, y.cpu()) for x, y in zip(a, b)) and b.frames.is_cuda and two.recent(3)[0].is_cuda
+
+
+class Screen(Catch):
+    "Catch that draws into one array, again and again."
+    def __init__(self): super().__init__(); self.screen = np.zeros((64, 64, 3), np.uint8)
+    def render(self): self.screen[:] = super().render(); return self.screen
+
+
+def test_a_screen_that_is_drawn_into_again_is_recorded_as_it_was():
+    plain, reused = (record(make(), lambda frame: int(frame.sum() % 3), 60, seed=2) for make in (Catch, Screen))
+    assert same(plain, reused) and same(rebuild(reused, Screen()), plain)
+
+
+def test_a_digest_tells_other_frames_under_the_same_rewards(tmp_path):
+    played = record(make_env(EnvConfig("Catch")), lambda frame: 1, 60, seed=0)
+    noted = dataclasses.replace(played, digest=frames_digest(played.frames))
+    save_recording(tmp_path / "a.npz", noted, frames=False)
+    again = rebuild(load_recording(tmp_path / "a.npz"), make_env(EnvConfig("Catch")))
+    assert np.array_equal(again.frames, played.frames)
+    class Paler(Catch):
+        def render(self): return super().render() // 2
+    with pytest.raises(ReplayError, match="frames went differently"): rebuild(load_recording(tmp_path / "a.npz"), Paler())
+    with pytest.raises(UserError, match="32 bytes"): check_recording({name: array for name, array in vars(noted).items() if array is not None} | {"digest": noted.digest[:3]})
+
+
+class Lucky(Catch):
+    "Draws one pixel from a generator that no seed reaches."
+    def render(self):
+        frame = super().render()
+        frame[0, 0] = np.random.default_rng().integers(256)
+        return frame
+
+
+class Older(Catch):
+    "The third game of an environment is another one than the first."
+    games = 0
+    def reset(self, *, seed=None, options=None):
+        self.games += 1
+        return super().reset(seed=None if seed is None else seed + self.games)
+
+
+@pytest.mark.parametrize("make, does", [(Catch, True), (lambda: make_env(EnvConfig("Breakout")), True), (lambda: make_env(EnvConfig("ALE/Pong-v5")), True),
+                                        (Screen, True), (Lucky, False), (Older, False)])
+def test_a_trial_tells_whether_games_replay(make, does): assert replays(make) is does

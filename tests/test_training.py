@@ -2,13 +2,18 @@
 import errno, json, os, resource, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from iris_edu import cli, replay, runs
-from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics
+from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics, read_run
 from iris_edu.settings import UserError
-from iris_edu.envs import make_env
-from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, load_run, of_learner, train
+from iris_edu.envs import Catch, make_env
+from iris_edu.replay import load_recording
+from iris_edu.config import make_environment
+from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, experience_path, load_run, of_learner, train
+from iris_edu.evaluation import evaluate_run, score_report
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
 MICRO = replace(TINY, device="cpu", env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
@@ -153,9 +158,11 @@ BUSY = replace(WAITS, training=replace(WAITS.training, evaluate_every=1, evaluat
 
 
 def test_background_evaluation_judges_the_agent_that_enters(tmp_path):
-    "The second process finds what this one finds for the same weights, and learning goes as if nobody looked."
+    "The second process finds what this one finds for the same weights, the last evaluation plays the final ones, and learning goes as if nobody looked."
     busy, agent = train(BUSY, tmp_path / "busy", callbacks=()), build_agent(BUSY, 3).eval()
+    assert [record["evaluate/weights"] for record in read_metrics(tmp_path / "busy")] == [0, 1, 3]
     for record in read_metrics(tmp_path / "busy"):
+        if record["epoch"] == 3: agent = busy.agent
         here = evaluate_agent(agent, BUSY, record["epoch"], torch.device("cpu"), tmp_path)
         assert {f"evaluate/{key}": value for key, value in here.items()}.items() <= record.items()
         agent = train(WAITS, tmp_path / "waits", max_epochs=record["epoch"], callbacks=()).agent
@@ -167,10 +174,11 @@ def test_background_evaluation_judges_the_agent_that_enters(tmp_path):
 
 
 def test_a_failing_background_evaluation_is_one_sentence(tmp_path, monkeypatch):
-    (tmp_path / "shy_env.py").write_text("from iris_edu.envs import make_env\ndef make(config, train=True):\n    if not train: raise RuntimeError('no ticket')\n    return make_env(config, train)\n")
+    (tmp_path / "shy_env.py").write_text(f"from pathlib import Path\nfrom iris_edu.envs import make_env\ndef make(config, train=True):\n    seen = Path({str(tmp_path / 'seen')!r})\n"
+                                         "    if not train and seen.exists(): raise RuntimeError('no ticket')\n    if not train: seen.touch()\n    return make_env(config, train)\n")
     monkeypatch.syspath_prepend(tmp_path)
     shy = replace(BUSY, parts=replace(BUSY.parts, environment="shy_env:make"))
-    with pytest.raises(UserError, match=r"evaluation of epoch 1 in the background failed \(.*RuntimeError: no ticket in shy_env.py, line 3.*\)") as error: train(shy, tmp_path / "run", callbacks=())
+    with pytest.raises(UserError, match=r"evaluation of epoch 1 in the background failed \(.*RuntimeError: no ticket in shy_env.py, line 5.*\)") as error: train(shy, tmp_path / "run", callbacks=())
     assert "\n" not in str(error.value) and not (tmp_path / "run" / CHECKPOINT).exists()
     waits = replace(shy, training=replace(shy.training, evaluate_every=0, evaluate_in_background=False))
     assert train(waits, tmp_path / "run", callbacks=()).epoch == 3
@@ -311,3 +319,88 @@ def test_another_gymnasium_environment(tmp_path):
     "Any gymnasium id with images and discrete actions trains by the same command."
     code = cli.main(f"train --preset tiny --game ALE/Freeway-v5 --run-dir {tmp_path}/run --max-epochs 1 --training.collect-steps 5".split())
     assert code == 0 and load_run(tmp_path / "run")[0].env.game == "ALE/Freeway-v5"
+
+
+# --- environments of other people ---------------------------------------------------------------------------------
+
+OWN = """import gymnasium as gym, numpy as np
+class Chase(gym.Env):
+    observation_space, action_space = gym.spaces.Box(0, 255, (20, 20), np.uint8), gym.spaces.Discrete(2, start=1)
+    luck = False
+    def reset(self, *, seed=None, options=None): super().reset(seed=seed); self.t = 0; return self.see(), {}
+    def see(self): frame = np.full((20, 20), 9 * self.t % 256, np.uint8); frame[self.t % 20] = np.random.default_rng().integers(255) if self.luck else 255; return frame
+    def step(self, action): self.t += 1; return self.see(), float(action == 2), self.t == 23, False, {}
+class Lucky(Chase): luck = True
+class Endless(Chase):
+    def step(self, action): frame, reward, *_ = super().step(action); return frame, reward, False, False, {}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_games.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda name, **options: replace(MICRO, parts=replace(MICRO.parts, environment=f"own_games:{name}"), training=replace(MICRO.training, epochs=3, **options))
+    sys.modules.pop("own_games", None)
+
+
+def test_an_own_environment_trains_stops_and_goes_on(own, tmp_path):
+    config = own("Chase", evaluate_every=1, evaluate_in_background=True)
+    whole = train(config, tmp_path / "whole", callbacks=())
+    for epoch in (1, 2, 3): parts = train(config, tmp_path / "parts", max_epochs=epoch, callbacks=())
+    assert all(a.equal(b) for a, b in zip(whole.agent.state_dict().values(), parts.agent.state_dict().values()))
+    assert read_run(tmp_path / "whole", trust=["own_games"]).replays is True and whole.in_background
+    result = evaluate_run(tmp_path / "whole", 2, trust=["own_games"])
+    assert result["game"] == "own_games:Chase" and len(result["returns"]) == 2
+    assert "own_games:Chase" in score_report([tmp_path / "whole"], trust=["own_games"])
+
+
+@pytest.mark.parametrize("storage", ["frames", "actions"])
+def test_a_game_that_does_not_replay_is_cut_at_a_stop(own, tmp_path, storage, capsys):
+    config = replace(own("Lucky"), replay=replace(MICRO.replay, storage=storage))
+    train(config, tmp_path / "run", max_epochs=1, callbacks=())
+    assert "does not replay" in capsys.readouterr().out and read_run(tmp_path / "run", trust=["own_games"]).replays is False
+    first = load_recording(experience_path(tmp_path / "run", 1))
+    trainer = train(config, tmp_path / "run", callbacks=())
+    assert "it is cut here" in capsys.readouterr().out and trainer.epoch == 3
+    lengths = trainer.replay.lengths.tolist()
+    assert sum(lengths) == 2 * config.training.collect_steps
+    frames = trainer.replay.frames[: len(first)].numpy()
+    assert np.array_equal(frames, first.frames)  # frames of size 64, made by chance, are the ones that were seen
+    second = load_recording(experience_path(tmp_path / "run", 2))
+    assert second.starts[0] == 0 and not (first.terminated[-1] or first.truncated[-1])
+
+
+def test_actions_alone_are_refused_when_their_frames_come_back_different(own, tmp_path):
+    config = replace(own("Chase"), replay=replace(MICRO.replay, storage="actions"))
+    train(config, tmp_path / "run", max_epochs=1, callbacks=())
+    sys.modules["own_games"].Chase.luck = True
+    with pytest.raises(UserError, match="recording of epoch 1 holds actions only, and does not replay .*--leave-out 1"): train(config, tmp_path / "run", callbacks=())
+    assert train(config, tmp_path / "run", leave_out=(1,), callbacks=()).epoch == 3
+
+
+def test_an_endless_game_ends_by_the_clock(own):
+    config = replace(own("Endless"), env=replace(MICRO.env, eval_max_frames=40))
+    agent = build_agent(config, 2).eval()
+    played = evaluate_policy(agent, lambda: make_environment(config), 3, seed=0)
+    assert [episode.length for episode in played] == [40] * 3
+
+
+def test_what_only_this_process_knows_is_evaluated_here(tmp_path, capsys):
+    gym.register("OnlyHere-v0", entry_point=Catch)
+    try:
+        config = replace(BUSY, env=replace(BUSY.env, game="OnlyHere-v0"), training=replace(BUSY.training, epochs=2))
+        trainer = train(config, tmp_path / "run", callbacks=())
+    finally: gym.registry.pop("OnlyHere-v0")
+    assert "a second process cannot make" in capsys.readouterr().out and not trainer.in_background
+    assert [record["evaluate/weights"] for record in read_metrics(tmp_path / "run")] == [1, 2]
+
+
+class NaughtyReward(Catch):
+    def step(self, action): frame, reward, *rest = super().step(action); return frame, float("nan") if self.row == 5 else reward, *rest
+
+
+def test_a_class_may_be_given_and_a_bad_reward_stops_with_a_sentence(tmp_path):
+    config = replace(MICRO, parts=replace(MICRO.parts, environment=NaughtyReward))
+    assert config.parts.environment.endswith(":NaughtyReward")
+    with pytest.raises(UserError, match="NaughtyReward' gave the reward nan"): train(config, tmp_path / "run", callbacks=())
