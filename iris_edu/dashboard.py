@@ -16,7 +16,7 @@ from PIL import Image
 from . import plots
 from .settings import UserError
 from .files import read_bytes, say, sentences
-from .config import LEARNERS
+from .config import LEARNERS, game_of
 from .runs import METRICS, noted, read_metrics, read_run
 from .agent import is_shipped, load_trained
 from .training import learns
@@ -112,13 +112,13 @@ def summary(run_dir, trust=(), bars=BARS):
     seen, path = pictures(run_dir), Path(run_dir) / METRICS
     with sentences(path): age = [f"written {clock(max(0, time.time() - path.stat().st_mtime))} ago"] if records else []
     picture = f"newest picture: {list(seen.values())[-1]}" if seen else "no picture yet: training makes one at each evaluation"
-    return "\n".join([f"{run_dir}: {run.config.env.game}, seed {run.config.seed}", *progress(run.config, records), *noted(run), *age, "", *table(records, bars), "", picture])
+    return "\n".join([f"{run_dir}: {game_of(run.config)}, seed {run.config.seed}", *progress(run.config, records), *noted(run), *age, "", *table(records, bars), "", picture])
 
 def about(source, trust=()):
     "What an agent is that nobody trains here: its game, its networks, and what is known about them."
     trained = load_trained(source, trust=trust)
     sizes = {part: sum(p.numel() for p in getattr(trained, part).parameters()) for part in LEARNERS if getattr(trained, part)}
-    return "\n".join([f"{source}: {trained.config.env.game}, {trained.facts.get('about', f'epoch {trained.epoch}')}", *(f"  {part:<14}{size:>12,} numbers" for part, size in sizes.items())])
+    return "\n".join([f"{source}: {game_of(trained.config)}, {trained.facts.get('about', f'epoch {trained.epoch}')}", *(f"  {part:<14}{size:>12,} numbers" for part, size in sizes.items())])
 
 # %% ../nbs/A11_dashboard.ipynb #5a19b622
 def watch(run_dir, once=False, seconds=5.0, trust=()):
@@ -174,7 +174,7 @@ class RunCurves(View):
         self.records = read_metrics(self.run_dir)
         self.draw()
         done, *more = progress(self.config, self.records)
-        self.say("; ".join([f"{self.config.env.game}, {done}", *self.newest(), *more, *noted(self.run)]) + ".")
+        self.say("; ".join([f"{game_of(self.config)}, {done}", *self.newest(), *more, *noted(self.run)]) + ".")
 
     def draw(self):
         "Draw the curves, if there are any."

@@ -24,7 +24,7 @@ from .typed import Positive, Score, Seed, Whole, typed
 from .files import parse_json, read_json, read_text, sentences, write_json
 from .envs import ATARI_100K, EnvConfig, catch_returns, emulator_rules
 from .replay import to_float
-from .config import game_of, make_environment
+from .config import config_to_dict, game_of, make_environment
 from .runs import checkpoint_sum, read_run
 from .store import data_folder, read_table, repository
 from .agent import beside, is_shipped, load_trained, pick_device
@@ -88,7 +88,7 @@ def _result(trained, played, temperature, seed) -> dict:
     "What evaluation.json says about episodes that were Played."
     returns, config = [episode.total for episode in played], trained.config
     return {"game": game_of(config), "run_seed": config.seed, "epoch": trained.epoch, "steps": trained.steps, "temperature": temperature, "seed": seed,
-            "env": dataclasses.asdict(config.env), "mean": float(np.mean(returns)), "std": float(np.std(returns)), "returns": returns, "lengths": [episode.length for episode in played]}
+            "env": config_to_dict(config)["env"], "mean": float(np.mean(returns)), "std": float(np.std(returns)), "returns": returns, "lengths": [episode.length for episode in played]}
 
 
 class Keeper:

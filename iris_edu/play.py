@@ -23,7 +23,7 @@ from .plots import to_uint8
 from .typed import Positive, Seed, Whole
 from .files import atomic_write, read_json, say
 from .replay import record, to_float
-from .config import make_environment
+from .config import game_of, make_environment
 from .agent import load_trained
 from .runs import end_with_parent, generator
 from .speed import one_thread, side_by_side
@@ -41,8 +41,8 @@ def opened(name, trust=()):
 # %% ../nbs/A10_play.ipynb #acf26c49
 def recorded(config, steps=200):
     "Real frames of the game of a configuration: the shipped recording of its size, else `steps` steps of random play."
-    shipped = f"episodes/{config.env.game}" in MATERIAL and config.env.size == 64
-    if shipped: return load_episodes(config.env.game)
+    shipped = f"episodes/{game_of(config)}" in MATERIAL and config.env.size == 64
+    if shipped: return load_episodes(game_of(config))
     env, draw = make_environment(config), np.random.default_rng(0)
     try: return record(env, lambda frame: draw.integers(env.action_space.n), steps)
     finally: env.close()
@@ -128,14 +128,14 @@ class Session:
 
 def save_session(game, path):
     "Write a Game as a file that `load_session` plays again: JSON, about 10 bytes a step."
-    session = Session(game.trained.config.env.game, game.dreamt, game.frame, game.seed, tuple(game.steps), game.now.total)
+    session = Session(game_of(game.trained.config), game.dreamt, game.frame, game.seed, tuple(game.steps), game.now.total)
     atomic_write(path, json.dumps(asdict(session)).encode())
 
 # %% ../nbs/A10_play.ipynb #cb01e332
 def load_session(path, trained, recording):
     "Play a session again: the Game after its last step, and every Seen; UserError if the file is none or the game goes differently."
     kept = read_json(path, Session, mend="save a session with the pad")
-    if kept.game != trained.config.env.game: raise UserError(f"{path} is a session of {kept.game}, but this model plays {trained.config.env.game}.")
+    if kept.game != game_of(trained.config): raise UserError(f"{path} is a session of {kept.game}, but this model plays {game_of(trained.config)}.")
     unknown = {action for action, _ in kept.steps} - set(range(len(action_names(trained.config))))
     if unknown: raise UserError(f"{path} holds the action {unknown.pop()}, which {kept.game} does not have.")
     game = Game(trained, recording)
@@ -201,7 +201,7 @@ class StartScreen(GameScreen):
         "Begin where and from which frame the controls say."
         self.frames, self.refreshed = [], 0
         self.show(self.game.start(self.where.value == "dream", self.frame.value, self.seed))
-        self.say(f"Ready: {'a dream from frame ' + str(self.frame.value) if self.game.dreamt else 'the real game'} of {self.game.trained.config.env.game}. Press play, or step by step.")
+        self.say(f"Ready: {'a dream from frame ' + str(self.frame.value) if self.game.dreamt else 'the real game'} of {game_of(self.game.trained.config)}. Press play, or step by step.")
 
     def start_again(self):
         "Begin again, with other dice."

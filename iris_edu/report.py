@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from . import plots
 from .files import atomic_write
-from .config import make_environment
+from .config import game_of, make_environment
 from .runs import generator, noted, read_metrics, read_run
 from .agent import build_dream, is_shipped, load_trained
 from .training import evaluate_policy, reenact, to_frames
@@ -54,8 +54,13 @@ GROUPS = {"Return of the policy": ("collect/return", "evaluate/return"),
           "Actor-critic: losses": ("actor_critic/actions", "actor_critic/values", "actor_critic/entropy")}
 
 def curves(records, keys):
-    "The (epochs, values) of each metric that occurs in the records."
-    return {key: ([r["epoch"] for r in records if key in r], [r[key] for r in records if key in r]) for key in keys if any(key in r for r in records)}
+    "The (epochs, values) of each metric that occurs in the records; an evaluation stands at the epoch whose weights it played."
+    found = {key: [(_epoch_of(record, key), record[key]) for record in records if key in record] for key in keys}
+    return {key: tuple(map(list, zip(*points))) for key, points in found.items() if points}
+
+def _epoch_of(record, key):
+    "The epoch that a metric of a record speaks of: of an evaluation in the background that is the one before."
+    return record.get("evaluate/weights", record["epoch"]) if key.startswith("evaluate/") else record["epoch"]
 
 def figures(records):
     "One figure for each group of metrics that has any, as (title, figure)."
@@ -75,7 +80,7 @@ def section(source, trust=()):
     tokens, dream, sentence = scenes(trained.config, trained.agent)
     rows = facts_of_run(read_run(source, trust), records) if of_run else facts_of_agent(trained)
     table = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
-    return "\n".join([f"<h2>{html.escape(trained.config.env.game)} · {html.escape(Path(source).name)}</h2><table>{table}</table>",
+    return "\n".join([f"<h2>{html.escape(game_of(trained.config))} · {html.escape(Path(source).name)}</h2><table>{table}</table>",
                       "<h3>Frames and their tokens</h3>", embed(tokens, "Real frames with the number of the code of each patch"),
                       "<h3>The dream beside reality, under the same actions</h3>", f"<p>{html.escape(sentence)} The dream starts from the first frame and never sees another.</p>",
                       embed(dream, "Three rows: real frames, their reconstruction, and the dream"), "<h3>Curves</h3><div class='curves'>" * bool(records),
@@ -85,12 +90,12 @@ def facts_of_run(run, records):
     "What a run is and how far it has come, in words, and what changed on the way."
     last, config = records[-1] if records else {"epoch": 0, "steps": 0}, run.config
     minutes = sum(v for r in records for k, v in r.items() if k.endswith("/seconds")) / 60
-    return {"game": config.env.game, "epochs": f"{last['epoch']} of {config.training.epochs}", "environment steps": f"{last['steps']:,}", "seed": config.seed,
+    return {"game": game_of(config), "epochs": f"{last['epoch']} of {config.training.epochs}", "environment steps": f"{last['steps']:,}", "seed": config.seed,
             "minutes": f"{minutes:.1f}", "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items())} | ({"on the way": "; ".join(noted(run))} if noted(run) else {})
 
 def facts_of_agent(trained):
     "What is known about an agent that was trained elsewhere."
-    return {"game": trained.config.env.game, "epochs": trained.epoch, "seed": trained.config.seed, "about": trained.facts.get("about", "-")}
+    return {"game": game_of(trained.config), "epochs": trained.epoch, "seed": trained.config.seed, "about": trained.facts.get("about", "-")}
 
 def write_report(sources, out, trust=()):
     "Write one self-contained HTML page about runs, files or shipped agents; UserError if one is none."

@@ -206,9 +206,13 @@ def test_report_of_a_published_file():
 
 # --- score files ----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("spelling", ["BankHeist", "bank_heist", "atari_bank_heist", "atari100k_bank_heist", "BankHeistNoFrameskip-v4"])
+@pytest.mark.parametrize("spelling", ["BankHeist", "bank_heist", "atari_bank_heist", "atari100k_bank_heist", "BankHeistNoFrameskip-v4", "ALE/BankHeist-v5", "BankHeist-v4", "ale_py:ALE/BankHeist-v5"])
 def test_one_game_many_spellings(spelling):
-    assert game_name(spelling) == "BankHeist" and game_name("ALE/Pong-v5") == "ALE/Pong-v5"
+    assert game_name(spelling) == "BankHeist"
+
+
+@pytest.mark.parametrize("other", ["my_game:Pong", "minatar.gym:MinAtar/Breakout-v1", "Pong-v1", "Catch", "CartPole-v1"])
+def test_other_games_keep_their_names(other): assert game_name(other) == other
 
 
 def test_files_of_seeds_and_of_curves(tmp_path):
@@ -276,6 +280,9 @@ def test_departures_from_the_protocol():
     asked = dict(game="Pong", returns=[1.0] * 100, temperature=0.5, steps=100_000, env=dict(frame_skip=4, eval_noop_max=1, eval_max_frames=108_000))
     assert departures(asked) == [] and departures(asked | {"game": "Catch", "steps": 5}) == []
     odd = asked | dict(returns=[1.0], temperature=1.0, steps=50, env=asked["env"] | {"eval_max_frames": 2000})
+    assert departures(asked | {"game": "ALE/Pong-v5"}) == ["sticky actions 0.25 instead of 0.0"]
+    options = ["full_action_space=true", "mode=1", "repeat_action_probability=0.5"]
+    assert departures(asked | {"env": asked["env"] | {"options": options}}) == ["sticky actions 0.5 instead of 0.0", "full action set True instead of False", "mode 1 instead of 0"]
     assert departures(odd) == ["episodes 1 instead of 100", "temperature 1.0 instead of 0.5", "environment steps 50 instead of 100000", "eval_max_frames 2000 instead of 108000"]
 
 

@@ -21,7 +21,7 @@ ORDER = ("settings typed files plots entrance envs replay autoencoder tokenizer 
          "config runs store agent training evaluation speed material widgets futures predictions play checks report dashboard commands cli").split()
 CORE = ORDER[ORDER.index("autoencoder"):ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
-ONLY_TEXT = {"00_tour", "index"}
+ONLY_TEXT = {"00_tour", "A21_own_environment", "index"}
 
 
 def imports(path):
