@@ -159,7 +159,9 @@ def import_path(thing) -> str:
 
 
 def _named(value):
-    "The import path of a class or function; everything else as it is."
+    "The import path of a class or function; everything else as it is; UserError for an environment, of which a run needs more than one."
+    if hasattr(value, "reset") and hasattr(value, "step") and not callable(value):
+        raise UserError(f"{type(value).__name__} is given as an object, and a run makes several environments: give its class, or a function that makes it")
     return import_path(value) if callable(value) else value
 
 

@@ -11,6 +11,7 @@ __all__ = ['Recording', 'record', 'to_float', 'ReplayConfig', 'Ring', 'Batch', '
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol
 
@@ -273,15 +274,14 @@ def _trouble(recording: Recording) -> str | None:
 # %% ../nbs/02_replay.ipynb #58a8e6eb
 def replays(make: Callable, steps: int = 30, seed: int = 0) -> bool:
     "Whether seeds and actions rebuild the games of environments from `make()`: `steps` random steps, played again in a second environment."
-    played_before, fresh = make(), make()
     rng = np.random.default_rng(seed)
-    try:
-        record(played_before, lambda frame: rng.integers(played_before.action_space.n), 3, seed + 1)
-        played = record(played_before, lambda frame: rng.integers(played_before.action_space.n), steps, seed + 2)
-        again = rebuild(played, fresh)
-        return np.array_equal(again.frames, played.frames) and np.array_equal(again.final, played.final)
-    except ReplayError: return False
-    finally: played_before.close(), fresh.close()
+    with closing(make()) as used:
+        record(used, lambda frame: rng.integers(used.action_space.n), 3, seed + 1)
+        played = record(used, lambda frame: rng.integers(used.action_space.n), steps, seed + 2)
+    with closing(make()) as fresh:
+        try: again = rebuild(played, fresh)
+        except ReplayError: return False
+    return np.array_equal(again.frames, played.frames) and np.array_equal(again.final, played.final)
 
 # %% ../nbs/02_replay.ipynb #2d1a80be
 def concatenate(recordings: Sequence[Recording]) -> Recording:
