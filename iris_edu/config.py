@@ -24,7 +24,7 @@ from torch import nn
 
 from .settings import UserError
 from .typed import Count, Decay, Device, NotNegative, Positive, Seed, Share, Whole, check_fields, from_json, one_of
-from .files import read_text
+from .files import error_in_words, read_text
 from .envs import EnvConfig, enter
 from .replay import ReplayConfig
 from .autoencoder import AutoencoderConfig
@@ -350,16 +350,10 @@ def guarded(make, what: str, kind: type = object):
     def made(*arguments, **options):
         try: part = make(*arguments, **options)
         except (UserError, MemoryError): raise
-        except Exception as error: raise UserError(f"{what} could not be made ({type(error).__name__}: {error}{_where(error)}): mend it, or name another") from error
+        except Exception as error: raise UserError(f"{what} could not be made ({error_in_words(error)}): mend it, or name another") from error
         if not isinstance(part, kind): raise UserError(f"{what} made a {type(part).__name__} and no {kind.__name__}: name a class that is one")
         return part
     return made
-
-
-def _where(error: Exception) -> str:
-    "The place in a file where an error was raised, if it was raised in Python."
-    frames = inspect.getinnerframes(error.__traceback__)[1:]
-    return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def make_environment(config: Config, train: bool = False):

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .settings import UserError
+from .files import error_in_words
 
 # %% ../nbs/A18_entrance.ipynb #e82afb9a
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
@@ -134,17 +135,28 @@ class Conform(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         "A new game -> frame, info."
-        answer = self.env.reset(seed=None if seed is None else seed % 2**31, options=options)
+        answer = self._ask("reset", seed=None if seed is None else seed % 2**31, options=options)
         if not (isinstance(answer, tuple) and len(answer) == 2): raise UserError(f"{self.name}: reset gives {_kind(answer)}; give (observation, info), as gymnasium does")
-        return self._frame(answer[0]), answer[1]
+        return self._frame(answer[0]), answer[1] or {}
 
     def step(self, action):
         "Frame, reward, terminated, truncated, info after an action, counted from 0."
-        answer = self.env.step(int(action) + self.first_action)
+        answer = self._ask("step", int(action) + self.first_action)
         if not (isinstance(answer, tuple) and len(answer) == 5): raise UserError(f"{self.name}: step gives {_kind(answer)}; give (observation, reward, terminated, truncated, info), as gymnasium does")
         observation, reward, terminated, truncated, info = answer
-        if not math.isfinite(reward): raise UserError(f"{self.name} gave the reward {reward}: a reward must be a finite number, so mend its step")
-        return self._frame(observation), float(reward), bool(terminated), bool(truncated), info
+        return self._frame(observation), self._reward(reward), bool(terminated), bool(truncated), info or {}
+
+    def _ask(self, method, *arguments, **options):
+        "What a method of the environment answers; UserError if it fails."
+        try: return getattr(self.env, method)(*arguments, **options)
+        except (UserError, MemoryError): raise
+        except Exception as error: raise UserError(f"{self.name} failed in {method} ({error_in_words(error)}): mend it there") from error
+
+    def _reward(self, reward) -> float:
+        try: number = float(reward)
+        except (TypeError, ValueError): number = math.nan
+        if not math.isfinite(number): raise UserError(f"{self.name} gave the reward {reward}: a reward must be a finite number, so mend its step")
+        return number
 
     def _frame(self, observation) -> np.ndarray:
         try: return to_image(observation, self.white)

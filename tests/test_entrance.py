@@ -111,7 +111,7 @@ def test_seeds_have_31_bits_and_depend_on_the_seed_alone(seed):
     np.random.RandomState(game.told[0])
 
 
-@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, np.float32("nan")])
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, np.float32("nan"), None, "much", np.zeros(2)])
 def test_rewards_must_be_finite(reward):
     env = enter(Game(reward=reward), name="my game")
     env.reset()
@@ -152,6 +152,18 @@ def test_the_old_interface_is_told_what_is_missing(make, words):
     with pytest.raises(UserError, match=f"^mine: .*{words}"):
         env = enter(make(), name="mine")
         env.reset(), env.step(0)
+
+
+class Broken(Game):
+    def step(self, action): raise ValueError("two\nlines")
+    def reset(self, *, seed=None, options=None): return super().reset()[0], None
+
+
+def test_an_error_of_the_game_is_said_with_its_place():
+    env = enter(Broken(), name="mine")
+    assert env.reset()[1] == {}
+    with pytest.raises(UserError, match=r"^mine failed in step \(ValueError: two lines in test_entrance.py, line \d+\)") as error: env.step(0)
+    assert isinstance(error.value.__cause__, ValueError)
 
 
 def test_what_is_no_environment_is_said():
