@@ -359,20 +359,25 @@ def guarded(make, what: str, kind: type = object):
 def make_environment(config: Config, train: bool = False):
     """The environment that a configuration names, for training or for evaluation.
 
-    One of your own is made by make(env_config, train=...), or by a call without arguments if it takes none of these, and goes
-    through the entrance (chapter 01). UserError if it does not fit.
+    One of your own is called as make(env_config, train=...), or with as many of these as it takes, and goes through the
+    entrance (chapter 01). UserError if it does not fit.
     """
     make, name = maker(config, "environment"), config.parts.environment
     if name in REGISTRY["environment"]: return make(config.env, train=train)
-    env = make(config.env, train=train) if _takes_config(resolve(name)) else make()
-    return enter(env, config.env, train, f"parts.environment = {name!r}")
+    arguments, options = _accepted(resolve(name), config.env, train)
+    return enter(make(*arguments, **options), config.env, train, f"parts.environment = {name!r}")
 
 
-def _takes_config(make) -> bool:
-    "Whether a class or function can be called as make(env_config, train=...)."
-    try: inspect.signature(make).bind(None, train=True)
-    except (TypeError, ValueError): return False
-    return True
+def _accepted(make, env_config: EnvConfig, train: bool) -> tuple[tuple, dict]:
+    "Positional and named arguments with which a class or function that makes an environment can be called."
+    drawn = {"render_mode": "rgb_array"} if env_config.render else {}
+    ways = [((env_config,), {"train": train}), ((env_config,), {}), ((), drawn), ((), {})]
+    if inspect.isclass(make): ways = ways[:1] + ways[2:]  # the first argument of a class means something else
+    for arguments, options in ways:
+        with suppress(TypeError, ValueError):
+            inspect.signature(make).bind(*arguments, **options)
+            return arguments, options
+    return ways[0]
 
 
 def game_of(config: Config) -> str:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from .entrance import Conform, check_actions, check_frames, to_image
 from .settings import UserError
+from .files import error_in_words
 from .typed import Count, Share, Whole, at_least, check_fields, typed
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -207,8 +208,7 @@ def _make_base(config: "EnvConfig", **options) -> gym.Env:
     "gymnasium.make whose every failure is a UserError."
     options |= option_values(config.options) | ({"render_mode": "rgb_array"} if config.render else {})
     try:
-        env = gym.make(game_id(config.game), disable_env_checker=True, **options)
-        return AddRenderObservation(env) if config.render else env
+        return gym.make(game_id(config.game), disable_env_checker=True, **options)
     except UserError: raise
     except Exception as error: raise UserError(f"gymnasium cannot make {config.game!r}: {' '.join(str(error).split())}") from error
 
@@ -226,8 +226,15 @@ class ResizeFrames(gym.ObservationWrapper):
 # %% ../nbs/01_envs.ipynb #03ec7db1
 def enter(env: Environment, config: EnvConfig = EnvConfig(), train: bool = True, name: str = "the environment") -> gym.Env:
     "An environment of somebody else as the agent wants it (`Conform`), cut off after `max_frames` or `eval_max_frames` steps; UserError names it by `name`."
+    if config.render: env = _rendered(env, name)
     images = ResizeFrames(Conform(env, name), config.size)
     return TimeLimit(images, config.max_frames if train else config.eval_max_frames)
+
+
+def _rendered(env: gym.Env, name: str) -> gym.Env:
+    "The environment whose observations are the pictures that it renders; UserError if it renders none."
+    try: return AddRenderObservation(env)
+    except Exception as error: raise UserError(f"{name} renders no pictures ({error_in_words(error)}): make it with render_mode='rgb_array', and let its render give an array") from error
 
 # %% ../nbs/01_envs.ipynb #48c3f915
 def is_atari(game: str) -> bool:

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_edu.config import Config, Parts, make_environment
 from iris_edu.entrance import ActionTable, Conform, check_actions, check_frames, to_image
 from iris_edu.envs import EnvConfig, enter, game_id, make_env, option_values
 from iris_edu.settings import UserError
@@ -207,6 +208,27 @@ class Drawn(gym.Env):
     def __init__(self, render_mode=None): self.render_mode = render_mode
     def reset(self, *, seed=None, options=None): return np.zeros(3, np.float32), {}
     def render(self): return np.full((10, 10, 3), 55, np.uint8)
+
+
+def test_an_own_class_is_rendered_too(monkeypatch):
+    def environment(make): return make_environment(Config(env=EnvConfig(render=True), parts=Parts(environment=make)))
+    assert (environment(Drawn).reset(seed=0)[0] == 55).all()
+    with pytest.raises(UserError, match="renders no pictures"): environment(Blind)
+
+
+class Blind(Drawn):
+    def __init__(self): super().__init__()
+
+
+def with_both(config, train): return Drawn("rgb_array") if isinstance(config, EnvConfig) and train is False else None
+def with_config(config): return Drawn("rgb_array") if isinstance(config, EnvConfig) else None
+def with_train(*, train=True): return Drawn("rgb_array")
+def with_nothing(): return Drawn("rgb_array")
+
+
+@pytest.mark.parametrize("make", [with_both, with_config, with_train, with_nothing])
+def test_a_function_is_given_what_it_takes(make):
+    assert make_environment(Config(env=EnvConfig(render=True), parts=Parts(environment=make))).action_space.n == 2
 
 
 # ---------------------------------------------------------------- options
