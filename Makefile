@@ -8,13 +8,14 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lab outputs export readme
+.PHONY: help venv demo test golden lab outputs export readme
 
 help:
 	@printf '%s\n' \
 	  'make demo     train an agent that learns Catch and a glimpse of Pong, write a report to open in a browser' \
 	  'make test     run every notebook and every test' \
-	  'make lab      open the notebooks in JupyterLab' \
+	  'make golden   compare with all numbers that the code of the paper gave (tests/golden)' \
+  'make lab      open the notebooks in JupyterLab' \
 	  'make outputs  run every notebook and save what its cells show' \
 	  'make export   write iris_edu/ from the notebooks' \
 	  'make venv     only build the environment (in .venv; VENV= and PYTHON= choose others)'
@@ -45,6 +46,9 @@ demo: $(READY)
 test: $(READY)
 	@OMP_NUM_THREADS=1 '$(BIN)/nbdev-test' --n-workers 2 --timing
 	@'$(BIN)/python' -m pytest tests
+
+golden: $(READY)
+	@OMP_NUM_THREADS=1 '$(BIN)/python' tests/golden.py
 
 lab: $(READY)
 	@'$(BIN)/jupyter' lab --notebook-dir=nbs
