@@ -18,7 +18,7 @@ from . import agent, envs, evaluation, material, runs, speed, tokenizer, trainin
 from .settings import UserError, load_settings
 from .typed import Count, Device, Positive, Seed, between, kinds_of, typed
 from .files import say
-from .config import PRESETS, Config, Parts, game_of
+from .config import PRESETS, Config, Parts, collection_temperature, game_of
 
 # %% ../nbs/A17_commands.ipynb #c7947b7f
 Trust = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -96,9 +96,18 @@ def train(arguments):
         return say(f"{run_dir} is finished: all {config.training.epochs} epochs are done; see it with iris-edu report {run_dir}")
     callbacks = (training.Progress, *([training.TensorBoard] if options.tensorboard else []))
     say(f"{'going on with' if before else 'starting'} {run_dir}: {game}, preset {preset}, seed {config.seed}")
+    if not before: _advise(config)
     trainer = training.train(config, run_dir, options.max_epochs, callbacks, options.leave_out, options.trust)
     say(f"epoch {trainer.epoch} of {config.training.epochs} is done; the same command goes on" if trainer.epoch < config.training.epochs
         else f"finished; see it with iris-edu report {run_dir}")
+
+# %% ../nbs/A17_commands.ipynb #e12230e3
+def _advise(config):
+    "Says how the paper collects experience of Freeway where a configuration does not."
+    asked = collection_temperature(evaluation.game_name(config.env.game))
+    if asked < 1 and config.training.temperature > asked:
+        say(f"Freeway gives a point only for a whole crossing, which an untrained policy hardly makes at collection temperature {config.training.temperature:g}; "
+            f"the paper collects this game at {asked} (Appendix H): --preset freeway, or --training.temperature {asked}")
 
 # %% ../nbs/A17_commands.ipynb #0896406f
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LEARNERS', 'REGISTRY', 'IMPORT_PATH', 'PRECISIONS', 'PRESETS', 'TRUSTED', 'NETWORKS', 'CHANGEABLE', 'Schedule',
            'Optimisation', 'TrainingConfig', 'short_name', 'import_path', 'option_of', 'Parts', 'Config',
-           'config_to_dict', 'config_from_dict', 'foreign', 'foreign_modules', 'trusted_at_home', 'check_trust',
-           'resolve', 'maker', 'guarded', 'make_environment', 'game_of', 'differences', 'changes']
+           'collection_temperature', 'config_to_dict', 'config_from_dict', 'foreign', 'foreign_modules',
+           'trusted_at_home', 'check_trust', 'resolve', 'maker', 'guarded', 'make_environment', 'game_of',
+           'differences', 'changes']
 
 # %% ../nbs/A14_config.ipynb #10ba5b89
 import dataclasses
@@ -47,7 +48,7 @@ class Schedule:
     epsilon: Share = 0.01
     "Probability of a random action during collection."
     temperature: Positive = 1.0
-    "Sampling temperature during collection; Freeway needs 0.01 (Appendix H)."
+    "Sampling temperature during collection; for Freeway 0.01 (Appendix H; --preset freeway)."
     updates: Count = 200
     "Optimiser steps an epoch, for each learner."
     tokenizer_updates: Whole = 0
@@ -247,6 +248,11 @@ class Config:
         if self.env.size != self.autoencoder.size:
             raise UserError(f"env.size is {self.env.size} and autoencoder.size is {self.autoencoder.size}: give both the same value")
 
+# %% ../nbs/A14_config.ipynb #713824ad
+def collection_temperature(game: str) -> float:
+    "The temperature at which the paper collects experience of a game: 1, and 0.01 for Freeway (Appendix H)."
+    return 0.01 if game == "Freeway" else 1.0
+
 # %% ../nbs/A14_config.ipynb #eb0850c3
 PRESETS = {
     "tiny": Config(
@@ -275,6 +281,7 @@ PRESETS = {
                                 world_model_learning_rate=4e-3, actor_critic_learning_rate=2e-3, max_grad_norm=0.3, evaluate_every=2, evaluate_in_background=False),
         parts=Parts(encoder="patch", perceptual_loss="squared")),
     "atari100k": Config(),
+    "freeway": Config(env=EnvConfig(game="Freeway"), training=TrainingConfig(temperature=collection_temperature("Freeway"))),
     "atari100k-64": Config(autoencoder=AutoencoderConfig(tokens=64)),
     "atari10m": Config(replay=ReplayConfig(capacity=2_400_000),
                        training=TrainingConfig(epochs=1_200, collect_epochs=1_000, collect_steps=10_000)),

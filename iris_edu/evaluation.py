@@ -24,7 +24,7 @@ from .typed import Positive, Score, Seed, Whole, typed
 from .files import parse_json, read_json, read_text, sentences, write_json
 from .envs import ATARI_100K, EnvConfig, catch_returns, emulator_rules
 from .replay import to_float
-from .config import config_to_dict, game_of, make_environment
+from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .runs import checkpoint_sum, read_run
 from .store import data_folder, read_table, repository
 from .agent import beside, is_shipped, load_trained, pick_device
@@ -48,6 +48,7 @@ class Result:
     mean: float | None = None
     std: float | None = None
     lengths: tuple[Whole, ...] = ()
+    collection_temperature: Positive | None = None  # of the training; files written before it was noted say nothing
 
     def __post_init__(self):
         if not self.returns: raise UserError("it holds no returns")
@@ -88,7 +89,8 @@ def _result(trained, played, temperature, seed) -> dict:
     "What evaluation.json says about episodes that were Played."
     returns, config = [episode.total for episode in played], trained.config
     return {"game": game_of(config), "run_seed": config.seed, "epoch": trained.epoch, "steps": trained.steps, "temperature": temperature, "seed": seed,
-            "env": config_to_dict(config)["env"], "mean": float(np.mean(returns)), "std": float(np.std(returns)), "returns": returns, "lengths": [episode.length for episode in played]}
+            "env": config_to_dict(config)["env"], "mean": float(np.mean(returns)), "std": float(np.std(returns)), "returns": returns, "lengths": [episode.length for episode in played],
+            "collection_temperature": config.training.temperature}
 
 
 class Keeper:
@@ -266,6 +268,8 @@ def departures(result):
     env, paper = result.get("env", {}), EnvConfig()
     rules = {"episodes": (len(result["returns"]), 100), "temperature": (result["temperature"], 0.5)}
     if game_name(result["game"]) in ATARI_100K:
+        asked = collection_temperature(game_name(result["game"]))
+        rules["collection temperature"] = (result.get("collection_temperature") or asked, asked)
         rules |= {"environment steps": (result.get("steps"), 100_000)} | {name: (env.get(name), getattr(paper, name)) for name in ("frame_skip", "eval_noop_max", "eval_max_frames")}
         rules |= _emulator_departures(result["game"], env.get("options", ()))
     return [f"{name} {have} instead of {asked}" for name, (have, asked) in rules.items() if have != asked]

@@ -747,8 +747,8 @@ RUN = Rules(**IN_CONFIG, open="versions", null="actions", free=r"changes\[\]\.(b
 # Header types config and actions as "or nothing": format 1 says neither.
 HEADER = Rules(**IN_CONFIG | {"needed": IN_CONFIG["needed"] + r"|actions|version|parts\[\]"}, open=r"versions|scales(\.\*)?|facts",
                null="config|actions", free=r"facts(\..*)?")
-RESULT = Rules(needed=r"game|returns|temperature|returns\[\]", free=r"env\..*", open="env", null="run_seed|epoch|steps|mean|std",
-               signed=r"returns\[\]|mean|std", positive="temperature")
+RESULT = Rules(needed=r"game|returns|temperature|returns\[\]", free=r"env\..*", open="env", null="run_seed|epoch|steps|mean|std|collection_temperature",
+               signed=r"returns\[\]|mean|std", positive="temperature|collection_temperature")
 HALF = Rules(needed="weights|seed|temperature", open="played", signed=r"played\.\*\[0\]", fixed=r"played\.\*", positive="temperature")
 SESSION = Rules(needed="game|dreamt|frame|seed|steps|total", fixed=r"steps\[\]", signed="total", positive=r"steps\[\]\[1\]")
 MANIFEST = Rules(needed=r"\*\.\w+", open="", words=r"\*\.about")

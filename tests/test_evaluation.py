@@ -263,6 +263,7 @@ def test_evaluating_a_run(run):
     assert result["returns"] == [e.total for e in played] and result["lengths"] == [e.length for e in played]
     assert read_evaluation(run) == result | {name: tuple(result[name]) for name in ("returns", "lengths")}
     assert (result["game"], result["epoch"], result["steps"], result["seed"], result["temperature"]) == ("Catch", 1, 20, 5, 0.5)
+    assert result["collection_temperature"] == config.training.temperature
     assert result["mean"] == pytest.approx(np.mean(result["returns"])) and departures(result) == ["episodes 3 instead of 100"]
 
 
@@ -279,6 +280,9 @@ def test_no_evaluation_yet_and_a_damaged_one(tmp_path, run, capsys):
 def test_departures_from_the_protocol():
     asked = dict(game="Pong", returns=[1.0] * 100, temperature=0.5, steps=100_000, env=dict(frame_skip=4, eval_noop_max=1, eval_max_frames=108_000))
     assert departures(asked) == [] and departures(asked | {"game": "Catch", "steps": 5}) == []
+    assert departures(asked | {"collection_temperature": 0.01}) == ["collection temperature 0.01 instead of 1.0"]
+    assert departures(asked | {"collection_temperature": 1.0}) == departures(asked | {"game": "Freeway", "collection_temperature": 0.01}) == departures(asked | {"game": "Freeway"}) == []
+    assert departures(asked | {"game": "Freeway", "collection_temperature": 1.0}) == ["collection temperature 1.0 instead of 0.01"]
     odd = asked | dict(returns=[1.0], temperature=1.0, steps=50, env=asked["env"] | {"eval_max_frames": 2000})
     assert departures(asked | {"game": "ALE/Pong-v5"}) == ["sticky actions 0.25 instead of 0.0"]
     options = ["full_action_space=true", "mode=1", "repeat_action_probability=0.5"]
