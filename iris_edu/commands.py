@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated
 import torch
 import tyro
-from . import agent, envs, evaluation, material, runs, speed, tokenizer, training
+from . import agent, envs, evaluation, material, runs, scores, speed, tokenizer, training
 from .settings import UserError, load_settings
 from .typed import Count, Device, Positive, Seed, between, kinds_of, typed
-from .files import say
+from .files import make_folder, say
 from .config import PRESETS, Config, Parts, collection_temperature, game_of
 
 # %% ../nbs/A17_commands.ipynb #c7947b7f
@@ -189,17 +189,24 @@ class NowAndThen:
 # %% ../nbs/A17_commands.ipynb #accfa581
 @dataclass(frozen=True)
 class ScoreOptions(Options):
-    "Put evaluated runs, or released score files, beside the paper's numbers: per game, and aggregated over games with intervals."
+    "Put evaluated runs, or released score files, beside the paper's numbers and each other: per game, and over games with intervals, profiles and chances to win."
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    "Run folders (several seeds and games count together), agents that were evaluated, and score files (.json)."
+    "Run folders (several seeds and games count together), agents that were evaluated, and score files (.json), one method each."
+    figures: Path | None = None
+    "Folder in which to draw the paper's figures 5, 6 and 8 of these methods."
     trust: Trust = ()
     "A module outside iris_edu whose code a run may name."
 
 def score(arguments):
-    "Print the comparison."
+    "Print the comparison, and draw it if asked."
     options = tyro.cli(ScoreOptions, args=arguments, prog="iris-edu score")
     if not options.paths: raise UserError("score needs a run or a score file: iris-edu score runs/NAME")
-    say(evaluation.score_report(options.paths, options.trust))
+    methods, notes = scores.read_methods(options.paths, options.trust)
+    if options.figures: make_folder(options.figures)
+    say(scores.describe(methods, notes))
+    if not options.figures: return
+    for path in scores.write_figures(methods, options.figures): say(f"drawn: {path}")
+    if len(scores.comparable(methods)) == 1: say("figure 6, right, was not drawn: it needs a second method, for instance a score file")
 
 # %% ../nbs/A17_commands.ipynb #ce85d727
 def info(arguments):

@@ -6,8 +6,7 @@
 __all__ = ['EVALUATION', 'PARTIAL', 'AGGREGATES', 'NEEDED', 'TITLES', 'WORDS', 'Result', 'Unfinished', 'evaluate_run', 'Keeper',
            'read_evaluation', 'Table', 'paper_table', 'normalise', 'aggregates', 'bootstrap', 'plot_aggregates',
            'performance_profile', 'plot_profiles', 'probability_of_improvement', 'plot_improvement', 'game_name',
-           'load_scores', 'departures', 'basis', 'score_report', 'Forecast', 'dream_on', 'nothing_moves',
-           'shuffle_actions', 'k_step_error']
+           'departures', 'basis', 'Forecast', 'dream_on', 'nothing_moves', 'shuffle_actions', 'k_step_error']
 
 # %% ../nbs/10_evaluation.ipynb #7e9ad59f
 import dataclasses, re, time
@@ -21,8 +20,8 @@ from torch import Tensor
 from . import plots
 from .settings import UserError
 from .typed import Positive, Score, Seed, Whole, typed
-from .files import parse_json, read_json, read_text, sentences, write_json
-from .envs import ATARI_100K, EnvConfig, catch_returns, emulator_rules
+from .files import read_json, sentences, write_json
+from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .replay import to_float
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .runs import checkpoint_sum, read_run
@@ -226,7 +225,7 @@ def probability_of_improvement(ours, theirs):
 def plot_improvement(name, methods, **options):
     "Figure 6, right: probability that a run of method `name` beats a run of each other method, with bootstrap intervals."
     chance = probability_of_improvement
-    return plots.plot_intervals({f"P({name} beats it)": {other: (chance(methods[name], scores), *bootstrap(chance, methods[name], scores, **options))
+    return plots.plot_intervals({f"P({name} better)": {other: (chance(methods[name], scores), *bootstrap(chance, methods[name], scores, **options))
                                                          for other, scores in methods.items() if other != name}})
 
 # %% ../nbs/10_evaluation.ipynb #84dc4e81
@@ -234,33 +233,6 @@ def game_name(task):
     "The short name of an Atari 100k game in any spelling (atari_bank_heist, BankHeistNoFrameskip-v4, ALE/BankHeist-v5); other names stay as they are."
     letters = re.sub(r"^atari(100k)?[_/]|^(ale_py:)?ale/|(noframeskip)?-v[045]$|_", "", task.lower())
     return next((game for game in ATARI_100K if game.lower() == letters), task)
-
-def load_scores(path):
-    "{method: {game: array (seeds,)}} of a released file: {game: [score of each seed]}, or a list of {task, method, seed, xs, ys} whose last y counts."
-    path = Path(path)
-    text = read_text(path)
-    try:
-        content = parse_json(text, dict[str, list[Score] | Score] | list[dict[str, Any]])
-        scores = {path.stem: content} if isinstance(content, dict) else _final_scores(content)
-        return {method: _seeds(table) for method, table in scores.items()}
-    except UserError as error:
-        raise UserError(f"{path} holds no scores ({error}): it must be JSON, either {{game: [score of each seed]}} or a list of {{task, method, seed, xs, ys}}") from None
-
-def _seeds(table):
-    "{game: array (seeds,)} of {name: score or scores}, without the games that have none; UserError if there are none at all."
-    scores = {game_name(game): np.atleast_1d(np.array(x, float)) for game, x in table.items() if np.size(x)}
-    if not scores: raise UserError("it is empty")
-    return scores
-
-def _final_scores(curves):
-    "{method: {task: [last y of each seed]}} of a list of curves; UserError if there are none, or one lacks what it needs."
-    if not curves: raise UserError("it is empty")
-    scores = {}
-    for number, curve in enumerate(curves):
-        method, task = (typed(curve.get(key), str, f"{key} of curve {number}") for key in ("method", "task"))
-        ys = typed(curve.get("ys"), list, f"ys of curve {number}")
-        scores.setdefault(method, {}).setdefault(task, []).append(typed(ys[-1] if ys else None, Score, f"the last y of curve {number}"))
-    return scores
 
 # %% ../nbs/10_evaluation.ipynb #240393ed
 def departures(result):
@@ -285,74 +257,9 @@ WORDS = {"repeat_action_probability": "sticky actions", "full_action_space": "fu
 def basis(results):
     "(mean return of each run (seeds,), spread, words on what the score stands on) of the evaluations of one game."
     means, lengths = np.array([np.mean(result["returns"]) for result in results]), sorted({len(result["returns"]) for result in results})
-    played = f"{_seed_count(means)} × {'–'.join(map(str, dict.fromkeys([lengths[0], lengths[-1]])))} episodes"
+    played = f"{len(means)} seed{'s' * (len(means) > 1)} × {'–'.join(map(str, dict.fromkeys([lengths[0], lengths[-1]])))} episodes"
     if len(means) > 1: return means, means.std(ddof=1), f"{played}, ± over seeds"
     return means, np.std(results[0]["returns"]), f"{played}, ± over episodes"
-
-def _seed_count(runs):
-    "1 seed, 2 seeds, ..."
-    return f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-
-# %% ../nbs/10_evaluation.ipynb #0d862bd3
-def score_report(paths, trust=()):
-    "What run folders, agents and released score files reached, beside the paper's numbers, as text; all runs together count as one method."
-    paths = list(dict.fromkeys(_of_whom(Path(path)) for path in paths))
-    results = [read_evaluation(path, trust) for path in paths if path.suffix != ".json"]
-    released = [pair for path in paths if path.suffix == ".json" for pair in load_scores(path).items()]
-    blocks = [_block_of_runs(results)] if results else []
-    for method, scores in released:
-        blocks.append(_block(method, {game: (runs, runs.std(ddof=1) if len(runs) > 1 else None, _seed_count(runs)) for game, runs in scores.items()}))
-    return "\n\n".join(blocks)
-
-def _of_whom(path):
-    "The run folder of an evaluation.json; every other path as it is."
-    return path.parent if path.name == EVALUATION else path
-
-def _block_of_runs(results):
-    "The block of our own runs, with their departures from the protocol."
-    games = {}
-    for result in results: games.setdefault(game_name(result["game"]), []).append(result)
-    notes = [f"{game}: {phrase}" for game, group in games.items() for result in group for phrase in departures(result)]
-    notes += [f"{game}: runs of the same seed are counted as different seeds" for game, group in games.items() if len({r.get("run_seed") for r in group}) < len(group)]
-    return _block("these runs", {game: basis(games[game]) for game in sorted(games)}, dict.fromkeys(notes))
-
-# %% ../nbs/10_evaluation.ipynb #2be6ed04
-def _block(name, rows, notes=()):
-    "The text on one method from {game: (runs, spread, basis)}: its games, its aggregates, and what a reader must know."
-    table = paper_table(1).scores
-    lines = [["", "random", "human", "IRIS (paper)", name, "normalised", "stands on"], *(_row(game, *row, table) for game, row in rows.items())]
-    strangers = [f"{game} is not in the paper's Table 1" + (": its columns show random and optimal play, both calculated" if game == "Catch" else "")
-                 for game in rows if game not in table["Human"]]
-    return "\n".join([_align(lines), *_aggregate_lines(name, normalise({game: runs for game, (runs, _, _) in rows.items()})), *strangers, *notes])
-
-def _row(game, runs, spread, words, table):
-    "The words of one game's line."
-    zero, one, paper = (*catch_returns(), None) if game == "Catch" else (table[column].get(game) for column in ("Random", "Human", "IRIS"))
-    ours = _number(runs.mean()) + ("" if spread is None else f" ± {_number(spread)}")
-    return [game, *map(_number, (zero, one, paper)), ours, "-" if zero is None else f"{(runs.mean() - zero) / (one - zero):.3f}", words]
-
-# %% ../nbs/10_evaluation.ipynb #2ed2c7b5
-def _aggregate_lines(name, scores):
-    "Lines with the aggregates of normalised {game: runs} and of the paper's IRIS on the same games; none for fewer than two games."
-    if len(scores) < 2: return []
-    table, few = paper_table(1), min(map(len, scores.values()))
-    paper = aggregates(normalise({game: table.scores["IRIS"][game] for game in scores})) | (table.printed["IRIS"] if len(scores) == len(ATARI_100K) else {})
-    show = lambda values: [f"{values[k]:.0f}" if k == "superhuman" else f"{values[k]:.3f}" for k in TITLES]
-    rows = [[f"{len(scores)} of 26 games", *TITLES.values()], [name, *show(aggregates(scores))], ["IRIS (paper)", *show(paper)]]
-    if few > 1:
-        low, high = ({k: ends[k][i] for k in ends} for ends in [bootstrap(aggregates, scores)] for i in (0, 1))
-        rows.insert(2, ["95 % interval", *(f"{a} to {b}" for a, b in zip(show(low), show(high)))])
-    notes = ["no interval: one seed cannot show how seeds differ"] * (few == 1) + ["the paper's IQM and gap are taken over its mean returns here"] * (len(scores) < len(ATARI_100K))
-    return ["", _align(rows), *notes]
-
-def _number(x):
-    "A score with one decimal, a small one with two, and a dash for none."
-    return "-" if x is None else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}"
-
-def _align(rows):
-    "Rows of words as lines with aligned columns: the first and the last to the left, the others to the right."
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(word.rjust(width) for word, width in zip(row[1:-1], widths[1:-1])), row[-1]]) for row in rows)
 
 # %% ../nbs/10_evaluation.ipynb #c0630366
 class Forecast(NamedTuple):

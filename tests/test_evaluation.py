@@ -1,15 +1,15 @@
-"""Forecasts, scores and intervals on cases that can be worked out by hand, and against what was published."""
+"""Forecasts, scores and intervals on cases that can be worked out by hand, and against the tables of the paper."""
 import json
 from dataclasses import replace
-from pathlib import Path
+from itertools import product
 import numpy as np
 import pytest
 import torch
 from iris_edu import cli, settings
 from iris_edu.envs import ATARI_100K
-from iris_edu.evaluation import (aggregates, bootstrap, departures, evaluate_run, game_name, k_step_error, load_scores, normalise, paper_table,
+from iris_edu.evaluation import (aggregates, bootstrap, departures, evaluate_run, game_name, k_step_error, normalise, paper_table,
                                  performance_profile, plot_aggregates, plot_improvement, plot_profiles, probability_of_improvement, read_evaluation,
-                                 score_report, shuffle_actions)
+                                 shuffle_actions)
 from iris_edu.imagination import Dream, DreamState
 from iris_edu.replay import Batch
 from iris_edu.runs import generator
@@ -17,9 +17,6 @@ from iris_edu.settings import UserError
 from iris_edu.runs import RunFile, write_run
 from iris_edu.training import PRESETS, build_agent, evaluate_policy, load_run, train
 from iris_edu.envs import make_env
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 class Counter:
     "A world of one number, its frame's brightness and its only token: actions are added, a sum above 9 ends the game, action 2 pays."
@@ -168,43 +165,34 @@ def test_missing_or_damaged_table(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="is damaged"): paper_table(1)
 
 
-# --- published scores, where they are at hand -----------------------------------------------------------------------
+# --- intervals against all resamples -----------------------------------------------------------------------------------
 
-PUBLISHED = ROOT.parent.joinpath("shared", "data", "scores")
-needs_scores = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published score files are not on this machine")
-# mean, median, IQM, optimality gap, superhuman; None where nobody printed it
-AGGREGATES = {"SimPLe": (.332, .134, .130, .729, 1), "SPR": (.616, .396, .337, .577, 6), "TWM": (.956, .505, .459, .513, 8), "IRIS": (1.046, .289, .501, .512, 10),
-              "STORM": (1.222, .425, .561, .472, 9), "REM": (1.222, .280, .673, .482, 12), "DIAMOND": (1.459, .373, .641, .480, 11), "DrQ_eps": (.465, .313, .280, .631, 3),
-              "Delta-IRIS": (1.383, .594, .682, .443, 12), "Simulus": (1.645, .982, .990, .412, 13), "EfficientZero": (1.943, 1.090, None, None, 14)}
+def all_resamples(scores):
+    "Every way to draw each game's runs again, as {game: (ways, runs)}; all are equally likely."
+    drawn = [list(product(runs, repeat=len(runs))) for runs in scores.values()]
+    return {game: np.array(column) for game, column in zip(scores, zip(*product(*drawn)))}
 
 
-@needs_scores
-@pytest.mark.parametrize("method", AGGREGATES)
-def test_published_aggregates(method):
-    found = aggregates(normalise(load_scores(PUBLISHED / f"{method}.json")[method]))
-    asked = dict(zip(("mean", "median", "iqm", "optimality_gap", "superhuman"), AGGREGATES[method]))
-    assert {k: round(float(found[k]), 3) for k, v in asked.items() if v is not None} == {k: v for k, v in asked.items() if v is not None}
+def test_intervals_are_those_of_all_resamples():
+    "Three games of three runs can be drawn again in 27 ways each: the quantiles over all 19,683 are what two thousand draws estimate."
+    scores = {"A": np.array([0., 0.3, 0.9]), "B": np.array([0.5, 1.4, 1.5]), "C": np.array([2., 2.2, 5.])}
+    exact, found = aggregates(all_resamples(scores)), bootstrap(aggregates, scores, resamples=20_000)
+    for name in ("mean", "median", "iqm", "optimality_gap"):
+        steps = np.quantile(exact[name], [0.02, 0.03, 0.97, 0.98])   # the exact end lies between
+        assert steps[0] <= found[name][0] <= steps[1] and steps[2] <= found[name][1] <= steps[3], name
 
 
-@needs_scores
-def test_published_intervals_and_improvement():
-    "Ends of the intervals, and the bets, as rliable 1.2.0 gives them for the same files."
-    iris, spr, simple = (normalise(load_scores(PUBLISHED / f"{name}.json")[name]) for name in ("IRIS", "SPR", "SimPLe"))
-    ends = bootstrap(aggregates, iris, resamples=20_000)
-    for name, asked in dict(mean=(.969, 1.125), median=(.249, .414), iqm=(.443, .565), optimality_gap=(.491, .533)).items():
-        np.testing.assert_allclose(ends[name], asked, atol=0.006)
-    np.testing.assert_allclose([probability_of_improvement(iris, other) for other in (spr, simple)], [.6104, .7492], atol=1e-4)
-    np.testing.assert_allclose(bootstrap(probability_of_improvement, iris, spr), [.577, .647], atol=0.006)
-    np.testing.assert_allclose(performance_profile(iris, [0, .25, .5, 1, 2, 4, 8]), [1, .5231, .4385, .3692, .1769, .0769, 0], atol=1e-4)
+def test_a_whole_table_of_runs():
+    "Runs that scatter evenly about the rows of Table 1 keep mean, median and count; the IQM and the gap are theirs."
+    table = paper_table(1)
+    scores = normalise({game: np.array([0.5, 0.9, 1.0, 1.1, 1.5]) * mean for game, mean in table.scores["SPR"].items()})
+    found, pooled = aggregates(scores), np.sort(np.concatenate([*scores.values()]))
+    assert [round(float(found[name]), 2) for name in ("mean", "median")] == [round(table.printed["SPR"][name], 2) for name in ("mean", "median")]
+    assert found["superhuman"] == table.printed["SPR"]["superhuman"] and len(pooled) == 130
+    assert found["iqm"] == pytest.approx(pooled[32:98].mean()) and found["optimality_gap"] == pytest.approx(1 - pooled.clip(max=1).mean())
 
 
-@needs_scores
-def test_report_of_a_published_file():
-    text = score_report([PUBLISHED / "IRIS.json"])
-    assert "14.6 ± 5.40" in text and "26 of 26 games" in text and "5 seeds" in text and text.count("0.501") == 2
-
-
-# --- score files ----------------------------------------------------------------------------------------------------
+# --- names of games -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("spelling", ["BankHeist", "bank_heist", "atari_bank_heist", "atari100k_bank_heist", "BankHeistNoFrameskip-v4", "ALE/BankHeist-v5", "BankHeist-v4", "ale_py:ALE/BankHeist-v5"])
 def test_one_game_many_spellings(spelling):
@@ -213,24 +201,6 @@ def test_one_game_many_spellings(spelling):
 
 @pytest.mark.parametrize("other", ["my_game:Pong", "minatar.gym:MinAtar/Breakout-v1", "Pong-v1", "Catch", "CartPole-v1"])
 def test_other_games_keep_their_names(other): assert game_name(other) == other
-
-
-def test_files_of_seeds_and_of_curves(tmp_path):
-    (tmp_path / "Ours.json").write_text(json.dumps({"Pong": [1, 2.5], "Breakout": 3, "Alien": []}))
-    curves = [dict(task=f"atari_{game}", method=method, seed=seed, xs=[1, 2], ys=[0, seed]) for method in "AB" for game in ("ms_pacman", "up_n_down") for seed in (1, 2, 3)]
-    (tmp_path / "curves.json").write_text(json.dumps(curves))
-    plain, curved = load_scores(tmp_path / "Ours.json"), load_scores(tmp_path / "curves.json")
-    assert {game: x.tolist() for game, x in plain["Ours"].items()} == {"Pong": [1, 2.5], "Breakout": [3]}
-    assert curved.keys() == {"A", "B"} and curved["B"]["UpNDown"].tolist() == [1, 2, 3] and curved["A"].keys() == {"MsPacman", "UpNDown"}
-
-
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "3", "null", '"Pong"', '{"Pong": "many"}', '{"Pong": {"seed": 1}}', '{"Pong": [[1, 2], [3, 4]]}', '{"Pong": [NaN]}',
-                                  '[1, 2]', '[{"task": "pong"}]', '[{"task": "pong", "method": "A", "seed": 0, "xs": [], "ys": []}]', '{"Pong": [1, [2, 3]]}', '{"Pong": null}'])
-def test_bad_score_files(text, tmp_path, capsys):
-    (tmp_path / "bad.json").write_text(text)
-    assert cli.main(["score", str(tmp_path / "bad.json")]) == 2
-    error = capsys.readouterr().err
-    assert "bad.json holds no scores (" in error and "it must be JSON" in error and error.count("\n") == 1
 
 
 # --- run folders ----------------------------------------------------------------------------------------------------
@@ -290,40 +260,9 @@ def test_departures_from_the_protocol():
     assert departures(odd) == ["episodes 1 instead of 100", "temperature 1.0 instead of 0.5", "environment steps 50 instead of 100000", "eval_max_frames 2000 instead of 108000"]
 
 
-def test_report_of_seeds_and_games(tmp_path):
-    "Two seeds of Pong, one of Breakout and of Catch: what each number is and what it stands on."
-    folders = [evaluated(tmp_path / "a", "Pong", [14.6] * 100), evaluated(tmp_path / "b", "Pong", [-20.7] * 100, seed=1),
-               evaluated(tmp_path / "c", "Breakout", [30.0, 31.0] * 50), evaluated(tmp_path / "d", "Catch", [4.0, 4.0]), evaluated(tmp_path / "e", "Else-v0", [1.0])]
-    text = score_report(folders)
-    pong, breakout, catch, other = (next(line for line in text.splitlines() if line.startswith(game)) for game in ("Pong", "Breakout", "Catch", "Else"))
-    assert "-3.05 ± 25.0" in pong and "0.500" in pong and "2 seeds × 100 episodes, ± over seeds" in pong
-    assert "30.5 ± 0.50" in breakout and "1.000" in breakout and "1 seed × 100 episodes, ± over episodes" in breakout
-    assert "1.000" in catch and "1 seed × 2 episodes" in catch
-    assert "Catch is not in the paper's Table 1" in text and "Else-v0 is not in the paper's Table 1" in text and "Catch: episodes 2 instead of 100" in text
-    assert "2 of 26 games" in text and "no interval" in text and "0.750" in text            # mean of 0.5 and 1
-    assert score_report([folders[0] / "evaluation.json"]) == score_report([folders[0], folders[0]])
-    assert "2 of 26 games" not in score_report(folders[:2]) and "same seed" not in text
-    assert "Pong: runs of the same seed are counted as different seeds" in score_report([folders[0], evaluated(tmp_path / "f", "Pong", [1.0])])
-
-
-def test_intervals_need_two_seeds_in_every_game(tmp_path):
-    runs = [evaluated(tmp_path / f"{game}{seed}", game, [float(seed)] * 100, seed) for game in ("Pong", "Boxing") for seed in (1, 2, 3)]
-    assert "95 % interval" in score_report(runs) and "no interval" in score_report(runs[:4])
-
-
-def test_score_command(run, tmp_path, capsys):
-    "evaluate, then score; a run and a file together; bad paths in one sentence."
+def test_evaluate_command(run, capsys):
     assert cli.main(f"evaluate {run} --episodes 2 --device cpu".split()) == 0
     assert "over 2 episodes" in capsys.readouterr().out
-    (tmp_path / "Ours.json").write_text('{"Pong": [1, 2]}')
-    assert cli.main(["score", str(run), str(tmp_path / "Ours.json")]) == 0
-    shown = capsys.readouterr().out
-    assert "these runs" in shown and "Ours" in shown and "Catch: episodes 2 instead of 100" in shown
-    for line, words in ((["score", str(tmp_path)], "not a run folder"), (["score", str(tmp_path / "no.json")], "cannot be read"), (["score"], "needs a run")):
-        assert cli.main(line) == 2
-        error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1
-    assert cli.main([]) == 0 and "iris-edu score" in capsys.readouterr().out
 
 
 def test_figures():
