@@ -727,7 +727,7 @@ def stages(recording, count=3):
     return [int(first if not n else min(first + gains[round(n * (len(gains) - 1) / (count - 1))] + 1, last - 1)) for n in range(count)]
 
 def figure_stages(recordings, count=3):
-    "The like of Figure 7 from our recordings {game: Recording}: consecutive stages of one game, with the points collected so far above each frame."
+    "Consecutive stages of one game of each of our recordings {game: Recording}, at which none, some and all of its points were collected."
     steps = {game: stages(recording, count) for game, recording in recordings.items()}
     rows = [recordings[game].frames[chosen] for game, chosen in steps.items()]
     return plots.show_frames(rows, list(steps), [f"stage {n + 1}" for n in range(count)], scale=1.5)
