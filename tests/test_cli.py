@@ -229,3 +229,15 @@ def test_a_settings_file_that_names_no_preset_of_ours(tmp_path, monkeypatch, cap
 def test_main_can_be_called_where_output_is_no_file(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert cli.main(["--help"]) == 0 and "iris-edu COMMAND" in sys.stdout.getvalue()
+
+
+# --- Freeway ---------------------------------------------------------------------------------------------------------
+
+def test_freeway_at_another_temperature_is_told_once(tmp_path, capsys):
+    "At the start, not when the run goes on; and not with the paper's temperature, nor for another game."
+    def said(name, *words):
+        assert cli.main([*QUICK, "--training.collect-epochs", "9", "--run-dir", str(tmp_path / name), *words]) == 0
+        return capsys.readouterr().out.count("--preset freeway")
+    assert [said("hot", "--game", "Freeway", "--max-epochs", epochs) for epochs in ("1", "2")] == [1, 0]
+    assert said("cold", "--game", "ALE/Freeway-v5", "--training.temperature", "0.01", "--max-epochs", "1") == said("catch", "--max-epochs", "1") == 0
+    assert said("long-name", "--game", "ALE/Freeway-v5", "--max-epochs", "1") == 1
