@@ -877,6 +877,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'iris_edu.scores._table_of_chances': ('a18_scores.html#_table_of_chances', 'iris_edu/scores.py'),
                                  'iris_edu.scores._table_of_games': ('a18_scores.html#_table_of_games', 'iris_edu/scores.py'),
                                  'iris_edu.scores._table_of_profiles': ('a18_scores.html#_table_of_profiles', 'iris_edu/scores.py'),
+                                 'iris_edu.scores._too_few': ('a18_scores.html#_too_few', 'iris_edu/scores.py'),
                                  'iris_edu.scores._values': ('a18_scores.html#_values', 'iris_edu/scores.py'),
                                  'iris_edu.scores.comparable': ('a18_scores.html#comparable', 'iris_edu/scores.py'),
                                  'iris_edu.scores.describe': ('a18_scores.html#describe', 'iris_edu/scores.py'),

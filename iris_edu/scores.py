@@ -36,7 +36,7 @@ def _by_method(content, name, table):
     "{method: {game: scores}} of what a file says; `name` is the method where the file names none."
     if not content: raise UserError("it is empty")
     if isinstance(content, dict): return {name: content}
-    return {name: _points(content, table)} if "HNS" in content[0] else _last_values(content)
+    return {name: _points(content, table)} if any("HNS" in row for row in content) else _last_values(content)
 
 
 def _seeds(table):
@@ -102,7 +102,8 @@ def _by_game(results):
 
 def _of_runs(results):
     "The Method of evaluated runs."
-    return Method(*({game: values[i] for game, values in {game: basis(group) for game, group in _by_game(results).items()}.items()} for i in range(3)))
+    games = {game: basis(group) for game, group in _by_game(results).items()}
+    return Method(*({game: values[i] for game, values in games.items()} for i in range(3)))
 
 
 def _of_seeds(scores):
@@ -133,11 +134,17 @@ def comparable(methods) -> dict:
 def left_out(methods) -> list[str]:
     "Sentences on the games and methods that no average holds."
     scores, games = comparable(methods), _games(methods)
-    if not scores: return [f"no averages: they need at least two games of Table 1{' that all methods have' if len(methods) > 1 else ''}", *_strangers(games)]
+    if not scores: return [f"no averages: {_too_few(methods)}", *_strangers(games)]
     shared = next(iter(scores.values()))
     alone = [game for game in games if game in ATARI_100K and game not in shared]
-    return [f"{name} is in no average: it has fewer than two games of Table 1" for name in methods if name not in scores] + (
-        [f"in no average, because not all methods have them: {_listed(alone)}"] if alone and len(scores) > 1 else []) + _strangers(games)
+    notes = [f"{name} is in no average: it has fewer than two games of Table 1" for name in methods if name not in scores]
+    if alone and len(scores) > 1: notes.append(f"in no average, because not all methods have them: {_listed(alone)}")
+    return [*notes, *_strangers(games)]
+
+
+def _too_few(methods):
+    "What averages and figures need."
+    return f"they need at least two games of Table 1{' that all methods have' if len(methods) > 1 else ''}"
 
 
 def _games(methods):
@@ -244,10 +251,10 @@ def _alone(runs):
 
 def _few_seeds(scores):
     "Sentences on what single runs cannot say."
-    words = [f"no interval for {name}: one number a game cannot show how seeds differ, and is no run if it is a mean ({_listed(_alone(runs))})"
+    notes = [f"no interval for {name}: one number a game cannot show how seeds differ, and is no run if it is a mean ({_listed(_alone(runs))})"
              for name, runs in scores.items() if _alone(runs)]
-    smaller = scores and len(next(iter(scores.values()))) < len(ATARI_100K)
-    return [*words, *(["the paper's IQM and gap are taken over its mean returns here"] if smaller else [])]
+    if scores and len(next(iter(scores.values()))) < len(ATARI_100K): notes.append("the paper's IQM and gap are taken over its mean returns here")
+    return notes
 
 
 def _bases(methods):
@@ -270,7 +277,7 @@ def _align(rows, words_last=False):
 def figures(methods) -> dict:
     "{name: figure} like the paper's figures 5, 6 and 8 of {name: Method}; 6 right needs two methods; UserError if there are not two games to average."
     scores = comparable(methods)
-    if not scores: raise UserError("no figures were drawn: they need at least two games of Table 1" + (" that all methods have" if len(methods) > 1 else ""))
+    if not scores: raise UserError(f"no figures were drawn: {_too_few(methods)}")
     drawn = {"figure-5": plot_aggregates(scores), "figure-6-profiles": plot_profiles(scores), "figure-8": plot_aggregates(scores, ["optimality_gap"])}
     if len(scores) > 1: drawn["figure-6-improvement"] = plot_improvement(next(iter(scores)), scores)
     return drawn

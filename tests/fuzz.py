@@ -106,13 +106,15 @@ def quiet():
 
 
 def make_plain_files():
-    "What is written by hand: a module of a stranger, the trusted modules, and two files of scores."
+    "What is written by hand: a module of a stranger, the trusted modules, and three files of scores."
     Path("evil.py").write_text(STRANGER)
     Path("home/.iris_edu").mkdir(parents=True)
     Path("home/.iris_edu/trusted.txt").write_text("# modules that I know\nfriend\nmy_parts\n")
     Path("scores.json").write_text(json.dumps({"Pong": [1.0, 2.5], "Boxing": [20, 30.5], "Catch": 3.0}))
     curve = {"task": "Pong", "method": "M", "seed": 0, "xs": [1, 2], "ys": [0.5, 1.5]}
     Path("curves.json").write_text(json.dumps([curve, curve | {"seed": 1}]))
+    record = {"game": "Pong", "seed": 0.0, "HNS": 0.5, "Max HNS": 0.75}
+    Path("records.json").write_text(json.dumps([record, record | {"game": "Boxing"}]))
 
 
 def make_runs():
@@ -788,7 +790,7 @@ def judge_lines(found, good, command, said):
 
 
 def judge_scores(found, good, command, said):
-    "Scores: {game: number or numbers}; or curves, of which task, method and the last y count."
+    "Scores: {game: number or numbers}; or curves, of which task, method and the last y count; or records of HNS, of which a game of Table 1 and HNS count."
     try: tree = json.loads(found.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error: return f"no JSON: {type(error).__name__}"
     number = lambda x: not isinstance(x, bool) and (isinstance(x, int) and abs(x) < 2**63 or isinstance(x, float) and math.isfinite(x))
@@ -796,7 +798,9 @@ def judge_scores(found, good, command, said):
         members = [x for value in tree.values() for x in (value if isinstance(value, list) else [value])]
         return None if members and all(map(number, members)) else "a score is no number"
     text = lambda x: isinstance(x, str) and x.strip()
-    fits = lambda curve: text(curve["task"]) and text(curve["method"]) and number(curve["ys"][-1])
+    of_curve = lambda curve: text(curve["task"]) and text(curve["method"]) and number(curve["ys"][-1])
+    of_record = lambda record: text(record["game"]) and evaluation.game_name(record["game"]) in evaluation.ATARI_100K and number(record["HNS"])
+    fits = of_record if b"HNS" in good else of_curve
     try: return None if tree and all(map(fits, tree)) else "a curve is none"
     except (TypeError, KeyError, IndexError): return "a curve is none"
 
@@ -993,6 +997,7 @@ KINDS = {
     "evaluation.partial.json": Kind("half/evaluation.partial.json", (*BYTES, *JSON * 2), often("8 evaluate half"), judge_json(HALF), True),
     "scores": Kind("scores.json", (*BYTES, *JSON * 2), often("5 score scores.json"), judge_scores),
     "curves": Kind("curves.json", (*BYTES, *JSON * 2), often("4 score curves.json"), judge_scores),
+    "records of HNS": Kind("records.json", (*BYTES, *JSON * 2), often("4 score records.json"), judge_scores),
     "manifest.json": Kind("data/manifest.json", (*BYTES, *JSON * 2), often("4 make, 3 watch catch-small, 1 score catch-small, 3 note"),
                           judge_json(MANIFEST), True),
     "shipped agent": Kind(CATCH, (*BYTES, *HEADERS), often(f"{AGENT}, 2 make"), judge_shipped),
