@@ -23,7 +23,7 @@ from .imagination import Dream
 from .actor_critic import sample_actions
 from .config import LEARNERS, Config, maker, make_environment
 from .runs import Header, check_same, derive_seed, has_checkpoint, load_checkpoint, load_weights, read_checkpoint, read_run, versions, write_checkpoint
-from .store import agent_file, data_folder, fingerprint, remake, repository, shipped_agents, whole
+from .store import agent_file, data_folder, fingerprint, remake, shipped_agents, whole
 
 # %% ../nbs/A16_agent.ipynb #01530eeb
 class Agent(nn.Module):
@@ -135,7 +135,7 @@ def _find(source, folder, trust):
     path = Path(source)
     with sentences(source): is_folder, is_file = path.is_dir(), path.is_file()
     if is_folder: return *_of_run(path, trust), path, "use the version that trained it"
-    if not is_file: raise UserError(f"There is no run and no checkpoint {str(source)!r}: name the folder of a run, a file, or one of {', '.join(shipped_agents(folder)) or f'the agents in data/ of a clone of {repository()}'}.")
+    if not is_file: raise UserError(f"There is no run and no checkpoint {str(source)!r}: name the folder of a run, a file, or one of {', '.join(shipped_agents(folder))}.")
     tensors, header = read_checkpoint(path, trust)
     if header.config is None: raise UserError(f"{path} does not say its configuration: give the run folder that it lies in")
     return tensors, header, path, "use the version that trained it"

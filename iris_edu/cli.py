@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'USAGE', 'Terminated', 'main', 'complain', 'nobody_reads', 'in_words', 'prepare', 'check_words', 'run',
-           'signals', 'leave_at_once', 'terminate']
+           'attempt', 'signals', 'leave_at_once', 'terminate']
 
 # %% ../nbs/A6_cli.ipynb #7b1e5fe6
 import importlib
@@ -107,7 +107,15 @@ def check_words(words):
 def run(command, words):
     "Load the commands and run one, under signals that tell the truth."
     with signals(signal.SIGINT, leave_at_once): commands = importlib.import_module("iris_edu.commands")
-    with signals(signal.SIGTERM, terminate): getattr(commands, "import_" if command == "import" else command)(words)
+    with signals(signal.SIGTERM, terminate): attempt(commands, getattr(commands, "import_" if command == "import" else command), words)
+
+
+def attempt(commands, command, words):
+    "Run a command; where it lacks a file of the course and the user, asked, has it fetched, once more."
+    while True:
+        try: return command(words)
+        except commands.store.Missing as lacking:
+            if not commands.offered(lacking): raise
 
 
 @contextmanager

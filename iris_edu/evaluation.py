@@ -25,7 +25,7 @@ from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .replay import to_float
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .runs import checkpoint_sum, read_run
-from .store import data_folder, read_table, repository
+from .store import place, read_table, repository
 from .agent import beside, is_shipped, load_trained, pick_device
 from .training import Played, evaluate_policy, set_precision
 
@@ -139,10 +139,10 @@ NEEDED = {1: ("game", "Random", "Human", "IRIS"), 7: ("game", "Random", "Human",
 
 
 def paper_table(number):
-    "Table 1, 7 or 8 of the paper from the data folder; UserError if the file is missing or damaged."
-    path = data_folder() / "atari100k" / f"table{number}.csv"
+    "Table 1, 7 or 8 of the paper, which the package carries; UserError if the file is missing or damaged."
+    path = place(f"atari100k/table{number}.csv")
     with sentences(path): there = path.exists()
-    if not there: raise UserError(f"there is no {path}: take data/atari100k from the repository and name the folder above it as data in settings.ini")
+    if not there: raise UserError(f"there is no {path}: iris_edu carries tables 1, 7 and 8 of the paper; install it again if one is missing")
     rows = read_table(path, NEEDED.get(number, ("game",)))
     try: table = _as_table(rows)
     except ValueError as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again") from None

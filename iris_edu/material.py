@@ -35,7 +35,7 @@ from .world_model import WorldModelConfig, parameter_groups
 from .imagination import Dream, ImaginationConfig
 from .config import LEARNERS, PRESETS, maker, make_environment
 from .runs import generator, read_checkpoint, read_metrics, read_run, versions
-from .store import MANIFEST, agent_file, data_folder, fingerprint, name_of, read_manifest, read_table, remake, repository, state, whole
+from .store import agent_file, data_folder, fingerprint, name_of, noted, own_manifest, place, read_manifest, read_table, remake, repository, state, whole
 from .agent import Trained, build_agent, load_run, load_trained, save_agent
 from .training import train
 from .evaluation import evaluate_run, k_step_error
@@ -104,10 +104,10 @@ def play(game, part, steps=None):
 # %% ../nbs/A7_material.ipynb #a6c555b1
 def note(file, about, folder=None):
     "Note a file (its path inside the data folder) in manifest.json and in the table of README.md, with a phrase about what it is."
-    folder = data_folder(folder)
-    size, checksum = fingerprint(folder / file)
-    manifest = {name: vars(entry) for name, entry in read_manifest(folder).items()} | {file: {"about": about, "bytes": size, "sha256": checksum}}
-    atomic_write(folder / MANIFEST, (json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+    path = own_manifest(folder)
+    size, checksum = fingerprint(data_folder(folder) / file)
+    manifest = {name: vars(entry) for name, entry in noted(path).items()} | {file: {"about": about, "bytes": size, "sha256": checksum}}
+    atomic_write(path, (json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
     write_table(folder)
 
 # %% ../nbs/A7_material.ipynb #0cc7f609
@@ -127,7 +127,7 @@ def table(folder=None):
 def measured(folder=None):
     "A Markdown table of the checkpoints: numbers in each part, minutes of training, and every loss, error and codebook use in its header."
     head = "| checkpoint | numbers | minutes | measured |\n|---|---|---|---|\n"
-    return head + "".join(_row(data_folder(folder) / file) for file in read_manifest(folder) if file.startswith("checkpoints/"))
+    return head + "".join(_row(place(file, folder)) for file in read_manifest(folder) if file.startswith("checkpoints/"))
 
 def _row(path):
     "A row of `measured`, or none for a file that is missing or damaged: `inventory` says so."
@@ -207,8 +207,8 @@ def files_of(name):
 # %% ../nbs/A7_material.ipynb #ba4fd290
 def inventory(folder=None, names=()):
     "One line a file of the names given, or of all: the name that makes it, its size, and whether it is whole, missing or damaged."
-    noted = read_manifest(folder)
-    size = lambda file: f"{kilobytes(noted[file].bytes if file in noted else 0):>8}"
+    manifest = read_manifest(folder)
+    size = lambda file: f"{kilobytes(manifest[file].bytes if file in manifest else 0):>8}"
     return "\n".join(f"{name:<28}{file:<38}{size(file)}  {state(file, folder)}" for name in names or MATERIAL for file in files_of(name))
 
 # %% ../nbs/A7_material.ipynb #34614ba2

@@ -39,7 +39,7 @@ from .config import CHANGEABLE, LEARNERS, Config, check_trust, config_to_dict, d
 def derive_seed(seed, *labels):
     "A 63-bit seed for one use, a pure function of the run's seed and the labels (names or numbers) of that use."
     words = [zlib.crc32(str(label).encode()) for label in labels]
-    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0]) >> 1
 
 # %% ../nbs/A3_runs.ipynb #ba2d096d
 def generator(seed, *labels, device="cpu"):

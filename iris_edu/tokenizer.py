@@ -237,11 +237,11 @@ def packaged(package, file):
 
 # %% ../nbs/04_tokenizer.ipynb #adc4c843
 def lpips_heads() -> list:
-    "The five trained 1×1 heads of LPIPS v0.1 for VGG16, tensors (1,C,1,1), read from the lpips package without importing it."
-    path = packaged("lpips", "weights/v0.1/vgg.pth")
-    if path is None: raise UserError("The heads of the perceptual loss are in the lpips package; run pip install --no-deps lpips==0.1.4.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return [state[f"lin{i}.model.1.weight"] for i in range(5)]
+    "The five trained 1×1 heads of LPIPS v0.1 for VGG16, tensors (1,C,1,1), which the package carries."
+    path = packaged("iris_edu", "shipped/lpips/vgg.safetensors")
+    if path is None: raise UserError("The heads of the perceptual loss are missing from iris_edu/shipped/lpips; install iris-edu again.")
+    heads = read_weights(path)
+    return [heads[f"head{i}"] for i in range(5)]
 
 # %% ../nbs/04_tokenizer.ipynb #ab6e25f9
 def read_weights(path) -> dict:
