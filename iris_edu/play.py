@@ -27,7 +27,8 @@ from .config import game_of, make_environment
 from .agent import load_trained
 from .runs import end_with_parent, generator
 from .speed import one_thread, side_by_side
-from .material import MATERIAL, load_episodes
+from .material import load_episodes
+from .store import state
 from .widgets import Gallery, View, action_names, row
 from .futures import at_temperature
 
@@ -41,7 +42,7 @@ def opened(name, trust=()):
 # %% ../nbs/A10_play.ipynb #acf26c49
 def recorded(config, steps=200):
     "Real frames of the game of a configuration: the shipped recording of its size, else `steps` steps of random play."
-    shipped = f"episodes/{game_of(config)}" in MATERIAL and config.env.size == 64
+    shipped = config.env.size == 64 and state(f"episodes/{game_of(config)}.npz") == "whole"
     if shipped: return load_episodes(game_of(config))
     env, draw = make_environment(config), np.random.default_rng(0)
     try: return record(env, lambda frame: draw.integers(env.action_space.n), steps)
