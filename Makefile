@@ -45,7 +45,7 @@ demo: $(READY)
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 '$(BIN)/nbdev-test' --n-workers 2 --timing
-	@'$(BIN)/python' -m pytest tests
+	@OMP_NUM_THREADS=1 '$(BIN)/python' -m pytest -n 2 --dist loadfile tests
 
 golden: $(READY)
 	@OMP_NUM_THREADS=1 '$(BIN)/python' tests/golden.py
@@ -58,6 +58,12 @@ outputs: $(READY)
 
 export: $(READY)
 	@'$(BIN)/nbdev-export'
+
+# Environments of other packages: in a folder of its own, some hundred megabytes more.
+third-party:
+	@$(MAKE) --no-print-directory venv VENV='$(VENV)-third'
+	@'$(VENV)-third/bin/python' -m pip install -qq --disable-pip-version-check -c constraints.txt -r tests/third_party.txt
+	@OMP_NUM_THREADS=1 '$(VENV)-third/bin/python' -W ignore tests/third_party.py
 
 # README.md is nbs/index.ipynb seen from one folder above.
 readme: $(READY)

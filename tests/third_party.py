@@ -1,6 +1,6 @@
 """Real environments of other packages, each trained for three short epochs, killed after the first, resumed and evaluated.
 
-    make third-party                        # builds an environment of its own, installs PACKAGES, runs this
+    make third-party                        # builds an environment of its own, installs third_party.txt, runs this
     python tests/third_party.py minigrid    # some of them, where they are installed
 
 Not part of `make test`: it needs some hundred megabytes of other people's packages.
@@ -15,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-PACKAGES = ("minigrid", "minatar", "seaborn", "highway-env", "vizdoom", "crafter", "gymnasium[box2d,classic-control,toy-text]")
 CRAFTER = '''
 import crafter
 import gymnasium as gym
@@ -49,7 +48,7 @@ SHORT = ("--preset tiny --device cpu --training.epochs 3 --training.collect-epoc
 
 def command(words: str, folder: Path) -> subprocess.Popen:
     "iris-edu in a folder; its output goes to log.txt there."
-    return subprocess.Popen([sys.executable, "-m", "iris_edu.cli", *words.split()], cwd=folder, stdout=(folder / "log.txt").open("a"), stderr=subprocess.STDOUT)
+    return subprocess.Popen([sys.executable, "-m", "iris_edu", *words.split()], cwd=folder, stdout=(folder / "log.txt").open("a"), stderr=subprocess.STDOUT)
 
 
 def finish(words: str, folder: Path) -> None:
