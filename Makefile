@@ -8,13 +8,14 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test golden lab outputs export readme
+.PHONY: help venv demo test golden third-party lab outputs export readme
 
 help:
 	@printf '%s\n' \
 	  'make demo     train an agent that learns Catch and a glimpse of Pong, write a report to open in a browser' \
 	  'make test     run every notebook and every test' \
 	  'make golden   compare with all numbers that the code of the paper gave (tests/golden)' \
+  'make third-party  train on environments of other packages (tests/third_party.py)' \
   'make lab      open the notebooks in JupyterLab' \
 	  'make outputs  run every notebook and save what its cells show' \
 	  'make export   write iris_edu/ from the notebooks' \
