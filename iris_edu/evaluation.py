@@ -356,5 +356,7 @@ def evaluate_foresight(trained, source, seed=0) -> dict:
 
 def foresight_table(result) -> str:
     "The k-step errors of `evaluate_foresight` as text: a line for each measure and forecaster, a column for each step."
-    rows = [[f"{measure.replace('_', ' ')}, {name}", *("-" if value is None else f"{value:.3f}" for value in values)] for measure, row in result["k_step_error"].items() for name, values in row.items()]
-    return _align([["steps ahead", *map(str, range(1, len(rows[0])))], *rows])
+    rows = {f"{measure.replace('_', ' ')}, {name}": values for measure, row in result["k_step_error"].items() for name, values in row.items()}
+    lines = [[name, *("-" if value is None else f"{value:.3f}" for value in values)] for name, values in rows.items()]
+    head = ["steps ahead", *map(str, range(1, len(lines[0])))]
+    return "\n".join(f"{name:<{max(map(len, rows))}}" + "".join(f"{cell:>7}" for cell in cells) for name, *cells in [head, *lines])
