@@ -24,7 +24,7 @@ from typing import Annotated
 from torch import nn
 
 from .settings import UserError
-from .typed import Count, Decay, Device, NotNegative, Positive, Seed, Share, Whole, check_fields, from_json, one_of
+from .typed import Count, Decay, Device, Maybe, NotNegative, Positive, Seed, Share, Whole, check_fields, from_json, one_of
 from .files import error_in_words, read_text
 from .envs import EnvConfig, enter
 from .replay import ReplayConfig
@@ -233,6 +233,8 @@ class Config:
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     parts: Parts = field(default_factory=Parts)
+    data: Maybe = ""
+    "Folder of own recordings (iris-edu import) to learn from in place of a game; empty: play the game."
     seed: Seed = 0
     "Seed of everything random: weights, games, batches, dreams."
     device: Device = "auto"
@@ -369,6 +371,7 @@ def make_environment(config: Config, train: bool = False):
     One of your own is called as make(env_config, train=...), or with as many of these as it takes, and goes through the
     entrance (chapter 01). UserError if it does not fit.
     """
+    if config.data: raise UserError(f"this agent learnt from the recordings in {config.data}, without a game, so there is no real game to play: dream from its recordings, and measure it by its k-step error (iris-edu evaluate)")
     make, name = maker(config, "environment"), config.parts.environment
     if name in REGISTRY["environment"]: return make(config.env, train=train)
     arguments, options = _accepted(resolve(name), config.env, train)
@@ -388,12 +391,13 @@ def _accepted(make, env_config: EnvConfig, train: bool) -> tuple[tuple, dict]:
 
 
 def game_of(config: Config) -> str:
-    "The name under which a game is scored: that of the game, or the import path of an environment of your own."
+    "The name under which a game is scored: that of the game, or the import path of an environment of your own, or the name of a folder of own recordings."
+    if config.data: return Path(config.data).name
     own = config.parts.environment not in REGISTRY["environment"]
     return config.parts.environment if own else config.env.game
 
 # %% ../nbs/A14_config.ipynb #c1941b10
-CHANGEABLE = {"device", "precision", "execution", "parts.callbacks", *(f"training.{name}" for name in (
+CHANGEABLE = {"data", "device", "precision", "execution", "parts.callbacks", *(f"training.{name}" for name in (
     "epochs", "learning_rate", "tokenizer_learning_rate", "world_model_learning_rate", "actor_critic_learning_rate", "accumulate", "max_grad_norm",
     "cache_gigabytes", "evaluate_every", "evaluate_episodes", "evaluate_temperature", "evaluate_in_background"))}
 

@@ -31,7 +31,7 @@ PHASES = ("collect", *LEARNERS, "evaluate")
 
 def runs_in(config, phase, epoch):
     "Whether a phase of training takes place in an epoch (chapter 09, Trainer.epoch_record)."
-    if phase == "collect": return epoch <= config.training.collect_epochs
+    if phase == "collect": return epoch <= config.training.collect_epochs and not config.data
     if phase == "evaluate": return config.training.evaluate_every > 0 and epoch % config.training.evaluate_every == 0
     return learns(config, phase, epoch)
 

@@ -24,6 +24,7 @@ from .typed import Positive, Seed, Whole
 from .files import atomic_write, read_json, say
 from .replay import record, to_float
 from .config import game_of, make_environment
+from .own_data import held_out_part
 from .agent import load_trained
 from .runs import end_with_parent, generator
 from .speed import one_thread, side_by_side
@@ -41,7 +42,8 @@ def opened(name, trust=()):
 
 # %% ../nbs/A10_play.ipynb #acf26c49
 def recorded(config, steps=200):
-    "Real frames of the game of a configuration: the shipped recording of its size, else `steps` steps of random play."
+    "Real frames of the game of a configuration: held-out ones of own recordings, the shipped recording of its size, else `steps` steps of random play."
+    if config.data: return held_out_part(config.data, config.env.size)
     shipped = config.env.size == 64 and state(f"episodes/{game_of(config)}.npz") == "whole"
     if shipped: return load_episodes(game_of(config))
     env, draw = make_environment(config), np.random.default_rng(0)
@@ -88,10 +90,10 @@ class Game(Adviser):
     def start(self, dreamt=True, frame=0, seed=0):
         "Begin a dream from a recorded frame, or a real game from a seed; returns Seen."
         if not 0 <= frame < len(self.recording): raise UserError(f"There is no frame {frame}: the recording holds 0 to {len(self.recording) - 1}.")
+        if not dreamt and self.env is None: self.env = make_environment(self.trained.config)  # if there is none, the game before goes on
         self.dreamt, self.frame, self.seed, self.steps, self.draw = dreamt, frame, seed, [], generator(seed, "play")
         self.wake()
         if not dreamt:
-            if self.env is None: self.env = make_environment(self.trained.config)
             return self.see(self.env.reset(seed=seed)[0], 0.0, False)
         self.state = self.trained.dream.begin(to_float(torch.from_numpy(self.recording.frames[frame]).permute(2, 0, 1)[None]))
         return self.see(to_uint8(self.state.frames[0]), 0.0, False)

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 from .settings import UserError
-from .typed import ANYTHING, Count, Rule, Whole, from_json, typed
+from .typed import ANYTHING, Count, Maybe, Rule, Whole, from_json, typed
 from .files import append_json_line, atomic_write, because, digest, ordinary, parse_json, read_json_lines, read_text, sentences, sync_folder, write_json
 from .config import CHANGEABLE, LEARNERS, Config, check_trust, config_to_dict, differences
 
@@ -283,6 +283,8 @@ class RunFile:
     changes: tuple[Change, ...] = ()
     replays: bool | None = None
     "Whether seeds and actions rebuild its games; None where it was not tried."
+    data: Maybe = ""
+    "The sum of the folder of recordings that it learns from, if it does not play a game."
     left_out: tuple[Count, ...] = ()
     "Epochs whose recordings were damaged and left out."
 

@@ -7,13 +7,14 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'finished_returns', 'Lost', 'restore_collector', 'Draws', 'make_draws', 'Kept', 'frozen_views',
            'ExecutionPlan', 'Plain', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite',
            'diverged', 'kept', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch',
-           'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'held_out', 'has_started', 'learns',
-           'replay_of', 'reenact', 'write_picture', 'second_process', 'background_evaluation', 'evaluate_checkpoint',
-           'try_background', 'make_parts', 'save', 'resume', 'check_optimizers', 'parameters_of', 'restore_scale',
-           'with_changes', 'recordings', 'Workshop', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer',
-           'timed', 'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train',
-           'try_replay', 'begin', 'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent',
-           'config_to_dict', 'config_from_dict', 'resolve', 'build_agent', 'build_dream', 'load_run', 'pick_device']
+           'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'evaluate_recorded', 'held_out',
+           'has_started', 'learns', 'replay_of', 'reenact', 'write_picture', 'second_process', 'background_evaluation',
+           'evaluate_checkpoint', 'try_background', 'make_parts', 'save', 'resume', 'check_data', 'data_sum',
+           'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings', 'Workshop',
+           'make_collector', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision',
+           'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'try_replay', 'begin',
+           'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict',
+           'config_from_dict', 'resolve', 'build_agent', 'build_dream', 'load_run', 'pick_device']
 
 # %% ../nbs/09_training.ipynb #c73754b4
 import ctypes, dataclasses, json, os, subprocess, sys, time
@@ -36,6 +37,7 @@ from .actor_critic import actor_critic_loss, burn_in
 from .config import LEARNERS, PRESETS, Config, changes, config_from_dict, config_to_dict, foreign_modules, game_of, guarded, maker, make_environment, resolve
 from .runs import (Change, Header, RunFile, append_metrics, check_same, derive_seed, end_with_parent, flatten_optimizer, generator, has_checkpoint, load_checkpoint,
                            load_weights, lock_run, not_finite, read_run, restore_optimizer, save_checkpoint, saved_epoch, trim_metrics, versions, write_run)
+from .own_data import Recorded
 from .agent import Agent, build_agent, build_dream, load_run, out_of_memory, pick_device
 
 _all_ = ["PRESETS", "LEARNERS", "Config", "Agent", "config_to_dict", "config_from_dict", "resolve", "build_agent", "build_dream", "load_run", "pick_device"]
@@ -62,6 +64,11 @@ class Collector:
     def __init__(self, env, replay, seed):
         self.env, self.replay, self.seed = env, replay, seed
         self.games, self.frame, self.open_return = 0, None, 0.0
+
+    @property
+    def actions(self):
+        "Number of actions of the game."
+        return num_actions(self.env)
 
     def new_game(self):
         "Start the next true game from a seed of its own, which is returned."
@@ -394,8 +401,10 @@ def autocast(trainer):
 
 # %% ../nbs/09_training.ipynb #4f23a115
 def evaluate_epoch(trainer):
-    "The metrics of `evaluate_agent` for the trainer's agent as it is now, and the epoch of its weights."
-    return evaluate_agent(trainer.agent, trainer.config, trainer.epoch, trainer.device, trainer.run_dir) | {"weights": trainer.epoch}
+    "The metrics of `evaluate_agent`, or without a game of `evaluate_recorded`, for the trainer's agent as it is now, and the epoch of its weights."
+    agent, config, epoch, run_dir = trainer.agent, trainer.config, trainer.epoch, trainer.run_dir
+    if config.data: return evaluate_recorded(agent, config, epoch, trainer.collector.held_out, run_dir) | {"weights": epoch}
+    return evaluate_agent(agent, config, epoch, trainer.device, run_dir) | {"weights": epoch}
 
 def evaluate_agent(agent, config, epoch, device, run_dir=None):
     "Play evaluation episodes; returns of the policy, losses on the frames it saw, use of the codebook; a run folder gets a picture of them."
@@ -406,6 +415,16 @@ def evaluate_agent(agent, config, epoch, device, run_dir=None):
     replay = replay_of(played, config, device)
     if run_dir: write_picture(agent, config, epoch, replay, run_dir)
     return metrics | held_out(agent, config, epoch, replay)
+
+def evaluate_recorded(agent, config, epoch, replay, run_dir):
+    "The same of held-out recordings (appendix A19), which nobody plays on: losses, use of the codebook, and the share of tokens that are wrong k steps into the dream."
+    write_picture(agent, config, epoch, replay, run_dir)
+    metrics = held_out(agent, config, epoch, replay)
+    if not has_started(config, "world_model", epoch): return metrics
+    recorded_error = resolve("iris_edu.evaluation:recorded_error")  # chapter 10 builds on this one, so it is found by its name
+    errors = recorded_error(build_dream(agent, config), replay, derive_seed(config.seed, "evaluate", epoch), config.training.world_model_batch)["token_error"]
+    shown = {"token_error": errors["world model"], "copy_error": errors["copy"]}
+    return metrics | {f"{name}_{k}": float(values[k - 1]) for name, values in shown.items() for k in (1, 2, 5, 10) if k <= len(values) and np.isfinite(values[k - 1])}
 
 @torch.no_grad()
 def held_out(agent, config, epoch, replay):
@@ -498,9 +517,9 @@ def evaluate_checkpoint(run_dir, epoch, device, *trust):
 def try_background(trainer):
     "Whether evaluations are played in the background: if the run asks for it, and a second process can make its parts, which is tried when any is from outside the course."
     config = trainer.config
-    if not (config.training.evaluate_in_background and config.training.evaluate_every): return False
+    if config.data or not (config.training.evaluate_in_background and config.training.evaluate_every): return False
     if not foreign_modules(config) and is_ours(config.env.game): return True
-    with second_process(trainer, "make_parts", num_actions(trainer.collector.env)) as process:
+    with second_process(trainer, "make_parts", trainer.collector.actions) as process:
         try: last = _last_line(process)
         finally: process.kill()
     if process.returncode: say(f"a second process cannot make the parts of this run ({last.rstrip(chr(46))}): evaluations are played in this process, while learning waits")
@@ -524,14 +543,15 @@ def save(trainer):
     if broken: raise diverged(trainer.config, broken.split(".")[1], trainer.epoch, f"{broken} holds numbers that are not finite at the end")
     scales = {name: scaler.state_dict() for name, scaler in trainer.scalers.items()}
     optimized = {name: len(optimizer.state_dict()["state"]) for name, optimizer in trainer.optimizers.items()}
-    save_checkpoint(trainer.run_dir, tensors, Header(trainer.config, num_actions(trainer.collector.env), epoch=trainer.epoch, scales=scales, optimized=optimized, versions=trainer.versions))
+    save_checkpoint(trainer.run_dir, tensors, Header(trainer.config, trainer.collector.actions, epoch=trainer.epoch, scales=scales, optimized=optimized, versions=trainer.versions))
 
 def resume(trainer, leave_out=(), trust=()):
     "Bring a new trainer to where the run folder's last checkpoint stands, and note what changed; recordings of the epochs in `leave_out` are not asked for any more."
     run_dir = trainer.run_dir
     run, (tensors, header) = read_run(run_dir, trust), load_checkpoint(run_dir, trust)
     check_same(run, header, run_dir)
-    actions = num_actions(trainer.collector.env)
+    check_data(run, trainer)
+    actions = trainer.collector.actions
     if header.actions not in (None, actions): raise UserError(f"the checkpoint in {run_dir} is of a game with {header.actions} actions, and this one has {actions}: use the game it was trained on")
     load_weights(trainer.agent, tensors, "agent", run_dir)
     for name, optimizer in trainer.optimizers.items(): restore_optimizer(optimizer, tensors, f"optimizer.{name}", run_dir)
@@ -540,9 +560,19 @@ def resume(trainer, leave_out=(), trust=()):
     trainer.epoch = header.epoch
     run = with_changes(run, trainer, leave_out)
     trainer.replays = run.replays
-    restore_collector(trainer.collector, recordings(trainer, run.left_out), run.replays)
+    if not trainer.config.data: restore_collector(trainer.collector, recordings(trainer, run.left_out), run.replays)
     trim_metrics(run_dir, trainer.epoch)
     write_run(run_dir, run)
+
+def check_data(run, trainer):
+    "UserError if a run began with other recordings than a trainer has, or with a game."
+    if run.data == data_sum(trainer): return
+    began = f"the recordings that {run.config.data} held" if run.data else "a game, not with recordings"
+    raise UserError(f"{trainer.run_dir} began with {began}: " + ("give a folder with the same content as --data, or another --run-dir" if run.data else "leave --data out, or give another --run-dir"))
+
+def data_sum(trainer):
+    "The sum of the recordings that a trainer learns from; empty if it plays a game."
+    return trainer.collector.dataset.sum if trainer.config.data else ""
 
 def check_optimizers(trainer, header):
     "UserError if an optimiser remembers less than it did when the checkpoint was written; format 1 does not say how much, and all of ours remember everything."
@@ -568,7 +598,7 @@ def with_changes(run, trainer, leave_out=()):
     found |= {f"versions.{name}": (run.versions[name], trainer.versions[name]) for name in ("torch", "gymnasium", "ale-py")
               if name in run.versions and run.versions[name] != trainer.versions[name]}
     found |= {"leave_out": (None, epoch) for epoch in leave_out if epoch not in run.left_out}
-    return RunFile(trainer.config, actions=num_actions(trainer.collector.env), versions=trainer.versions, replays=run.replays, left_out=tuple(sorted({*run.left_out, *leave_out})),
+    return RunFile(trainer.config, actions=trainer.collector.actions, versions=trainer.versions, replays=run.replays, data=run.data, left_out=tuple(sorted({*run.left_out, *leave_out})),
                    changes=(*run.changes, *(Change(trainer.epoch, option, *values) for option, values in found.items())))
 
 def recordings(trainer, left_out=()):
@@ -582,7 +612,7 @@ def recordings(trainer, left_out=()):
         mend = f"restore it from a copy, or go on without its {training.collect_steps} steps: run the same command with --leave-out {epoch}"
         recording = load_recording(path, mend)
         held = None if recording.frames is None else recording.frames.shape[1:]
-        fits = len(recording) == training.collect_steps and recording.actions.max() < num_actions(trainer.collector.env)
+        fits = len(recording) == training.collect_steps and recording.actions.max() < trainer.collector.actions
         allowed = (shape,) if trainer.config.replay.storage == "frames" else (shape, None)
         if not fits or held not in allowed:
             raise UserError(f"{path} is not the recording of this epoch ({len(recording)} steps, frames {held}): {mend}")
@@ -597,10 +627,10 @@ class Workshop:
         self.device = pick_device(config.device)
         set_precision(config.precision)
         part, self.versions = lambda name: maker(config, name), versions()
-        env, self.return_estimator = make_environment(config, train=True), resolve_returns(config)
+        self.return_estimator = resolve_returns(config)
         self.replay = Replay(config.replay, config.env.size, self.device, part("segment_sampler")())
-        self.collector = Collector(env, self.replay, config.seed)
-        self.agent = build_agent(config, num_actions(env)).to(self.device).eval()
+        self.collector = make_collector(config, self.replay)
+        self.agent = build_agent(config, self.collector.actions).to(self.device).eval()
         self.dream = build_dream(self.agent, config)
         self.optimizers = build_optimizers(self.agent, config.training)
         self.scalers = {name: torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16") for name in LEARNERS}
@@ -623,6 +653,11 @@ class Workshop:
         for callback in self.callbacks: getattr(callback, event, lambda *args: None)(*args)
 
 # %% ../nbs/09_training.ipynb #426a367b
+def make_collector(config, replay):
+    "What fills a replay: a Collector with the game of a configuration, or the recordings of the folder that it names (appendix A19)."
+    if config.data: return Recorded(config.data, replay, config.env.size)
+    return Collector(make_environment(config, train=True), replay, config.seed)
+
 def make_execution(trainer):
     "The execution plan that a trainer's configuration names; UserError unless it can imagine."
     config = dataclasses.replace(trainer.config, execution=pick_execution(trainer.config.execution, trainer.device))
@@ -670,11 +705,11 @@ class Trainer(Workshop):
         due = config.evaluate_every and (last or self.epoch % config.evaluate_every == 0)
         beside = due and self.in_background and not last  # the last evaluation waits for the final weights
         with background_evaluation(self) if beside else nullcontext(lambda: evaluate_epoch(self)) as evaluate:
-            if self.epoch <= config.collect_epochs: record |= timed("collect", collect_epoch, self)
+            if self.epoch <= config.collect_epochs and not self.config.data: record |= timed("collect", collect_epoch, self)
             for name in LEARNERS:
                 if learns(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
             if due: record |= timed("evaluate", evaluate)
-        return record | {"steps": config.collect_steps * min(self.epoch, config.collect_epochs)}
+        return record | {"steps": self.replay.num_steps if self.config.data else config.collect_steps * min(self.epoch, config.collect_epochs)}
 
 # %% ../nbs/09_training.ipynb #5e501e29
 def timed(name, phase, *args):
@@ -757,8 +792,8 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress,), leave_out=(),
         trainer = Trainer(config, run_dir, callbacks)
         if has_checkpoint(run_dir): resume(trainer, leave_out, trust)
         else:
-            trainer.replays = try_replay(config)
-            begin(config, run_dir, num_actions(trainer.collector.env), trainer.replays)
+            trainer.replays = None if config.data else try_replay(config)
+            begin(config, run_dir, trainer.collector.actions, trainer.replays, data_sum(trainer))
         trainer.in_background = try_background(trainer)
         trainer.run(max_epochs)
         return trainer
@@ -774,9 +809,9 @@ def try_replay(config):
     if not replayed: say(f"{game_of(config)} does not replay, the same seed and actions gave another game: frames are stored, and a run that was stopped goes on with a new game")
     return replayed
 
-def begin(config, run_dir, actions=None, replays=None):
+def begin(config, run_dir, actions=None, replays=None, data=""):
     "Write down what the run is, and forget what a process that died before its first checkpoint wrote."
-    write_run(run_dir, RunFile(config, actions=actions, versions=versions(), replays=replays))
+    write_run(run_dir, RunFile(config, actions=actions, versions=versions(), replays=replays, data=data))
     trim_metrics(run_dir, 0)
 
 def open_run(config, run_dir, trust=()):

@@ -22,6 +22,7 @@ import iris_edu
 from .settings import UserError
 from .plots import to_uint8
 from .replay import to_float
+from .own_data import read_dataset
 from .runs import generator
 from .config import make_environment
 
@@ -216,6 +217,7 @@ def futures(dream, starts, actions, seed=0):
 # %% ../nbs/12_widgets.ipynb #5b1f7c20
 def action_names(config):
     "What the game of a configuration calls its actions, in the order of their numbers: its own words, or `action 0` and so on."
+    if config.data: return [f"action {number}" for number in range(read_dataset(config.data).actions)]
     env = make_environment(config)
     try: return [name.lower() for name in env.unwrapped.get_action_meanings()]
     except AttributeError: return [f"action {number}" for number in range(env.action_space.n)]
