@@ -484,7 +484,7 @@ def serve_pad(name, port=8866, browser=True, trust=(), patience=150):
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", _SERVER, str(patience), str(play_page(name, folder, trust)), f"--port={port}", "--Voila.ip=127.0.0.1", f"--Voila.tornado_settings={STAY_HOME}", *([] if browser else ["--no-browser"])]
         say(f"the pad of {name}: http://127.0.0.1:{port} (Ctrl-C ends it, and so does a page that nobody opens for {patience} seconds)")
-        if _run_server(command, folder): raise UserError(f"Voilà could not show the pad on port {port}: pip install 'iris-edu[notebook]', or choose another --port.")
+        if _run_server(command, folder): raise UserError(f"Voilà could not show the pad on port {port}: pip install 'iris-edu[lab]', or choose another --port.")
 
 def _run_server(command, folder):
     "The exit code of a server that ends with this process; modules are found where this process finds them, and settings only in `folder`: a voila.py in the working directory is a program."

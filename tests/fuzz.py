@@ -32,7 +32,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, dashboard, evaluation, material, play, replay, tokenizer
+from iris_edu import agent, cli, dashboard, evaluation, material, play, replay, store, tokenizer
 from iris_edu.config import CHANGEABLE, LEARNERS, REGISTRY, config_from_dict, config_to_dict, differences
 from iris_edu.files import sum_of
 from iris_edu.runs import checkpoint_sum
@@ -141,7 +141,7 @@ def must(words):
 
 def make_data():
     "A data folder with an agent, a tokenizer, a dream in its words, a recording and a table of its own, and the paper's tables."
-    shutil.copytree(HERE.parent / "data" / "atari100k", "data/atari100k")
+    shutil.copytree(store.SHIPPED / "atari100k", "data/atari100k")
     begin, end = material.MARKS
     Path("data/README.md").write_text(f"# data\n\n{begin}\n{end}\n\nlast words\n")
     config, trained = agent.load_run("run", "cpu")

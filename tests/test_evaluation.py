@@ -158,7 +158,7 @@ def test_percentages_of_table_7():
 
 def test_missing_or_damaged_table(tmp_path, monkeypatch):
     monkeypatch.setattr("iris_edu.store.load_settings", lambda: replace(settings.load_settings(), data=tmp_path))
-    with pytest.raises(UserError, match="there is no .*table1.csv"): paper_table(1)
+    with pytest.raises(UserError, match="there is no .*table2.csv"): paper_table(2)
     (tmp_path / "atari100k").mkdir()
     for text in ("", "game,Random\nPong,many\n", "game,Random\nPong\n"):
         (tmp_path / "atari100k" / "table1.csv").write_text(text)

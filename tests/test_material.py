@@ -18,6 +18,7 @@ from iris_edu.material import GAMES, MATERIAL, PARTS, Trained, load_episodes, lo
 from iris_edu.replay import Recording, load_recording, rebuild, to_float
 from iris_edu.runs import checkpoint_sum, read_checkpoint
 from iris_edu.settings import UserError, load_settings
+from iris_edu.store import SHIPPED
 from iris_edu.training import LEARNERS, PRESETS, build_agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,13 +57,13 @@ def one_sentence(error):
 # What the repository holds
 
 def test_the_manifest_describes_exactly_the_files():
-    files = {str(path.relative_to(DATA)) for kind in ("episodes", "checkpoints", "learning") for path in (DATA / kind).glob("*")}
-    assert files == set(material.read_manifest(DATA))
+    files = [str(path.relative_to(place)) for place in (DATA, SHIPPED) for kind in ("episodes", "checkpoints", "learning") for path in (place / kind).glob("*")]
+    assert sorted(files) == sorted(material.read_manifest(DATA)), "each file in one of the two places, data/ and iris_edu/shipped/"
     assert {file: state(file, DATA) for file in files} == dict.fromkeys(files, "whole")
 
 
 def test_what_travels_with_the_course_stays_under_thirty_megabytes():
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 30e6
+    assert sum(path.stat().st_size for place in (DATA, SHIPPED) for path in place.rglob("*") if path.is_file()) < 30e6
 
 
 def test_every_name_has_its_files():
@@ -75,8 +76,8 @@ def test_the_table_of_the_readme_is_the_manifest():
     assert material.table(DATA) in (DATA / "README.md").read_text(), "run any iris-edu make"
 
 
-def test_the_data_folder_is_small():
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 30e6
+def test_what_the_package_carries_is_small():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 3e6
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import types
-from importlib import util
 from pathlib import Path
 
 import nbformat
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from iris_edu import settings as module
-from iris_edu.settings import BADGE_MARK, SETUP_MARK, Settings, UserError, load_settings, setup_cell, stamp
+from iris_edu.settings import BADGE_MARK, NO_BADGE, SETUP_MARK, Settings, UserError, colab_badge, load_settings, setup_cell, stamp
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = [path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if path.name != "index.ipynb"]
@@ -74,6 +73,12 @@ def test_comments_marks_and_percent_signs_are_read(tmp_path):
     assert (load_settings(path).branch, load_settings(path).runs.name) == ("dev", "100%")
 
 
+def test_an_empty_repository_is_none(tmp_path):
+    path = tmp_path / "settings.ini"
+    path.write_text("[iris_edu]\nrepository =\n")
+    assert load_settings(path).repository == load_settings(path).address == ""
+
+
 @pytest.mark.parametrize("content, part", [
     (b"", "no section [iris_edu]"), (b"[DEFAULT]\nbranch = main\n", "no section"), (b"branch = main\n", "not a settings file"),
     (b"[iris_edu]\nbranch = a\nbranch = b\n", "already exists"), (b"[iris_edu]\nbranch\n", "not a settings file"),
@@ -103,21 +108,62 @@ def test_only_the_standard_library_is_loaded():
 
 # The generated cells
 
-def run_setup(monkeypatch, modules, installed):
-    "Run the setup cell with these modules loaded; the commands it ran."
-    commands = []
-    for name in modules: monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
-    monkeypatch.setattr(util, "find_spec", lambda name: installed)
-    exec(setup_cell(MINE), {})
-    return commands
+@pytest.fixture
+def setup(monkeypatch, tmp_path):
+    "A function that runs the setup cell in an empty folder, with a clone that makes folders only; it returns the commands of the cell."
+    monkeypatch.chdir(tmp_path)
+    def run(settings=MINE):
+        commands = []
+        def command(words, check):
+            commands.append(words)
+            if words[0] != "git": return
+            Path("course/nbs").mkdir(parents=True)
+            Path("course/settings.ini").touch()
+        monkeypatch.setattr(subprocess, "run", command)
+        exec(setup_cell(settings), {})
+        return commands
+    return run
 
 
-def test_setup_installs_once_on_colab_and_never_elsewhere(monkeypatch):
-    assert not run_setup(monkeypatch, [], None)
-    [command] = run_setup(monkeypatch, ["google", "google.colab"], None)
-    assert command[1:4] == ["-m", "pip", "install"] and command[-1] == "git+https://github.com/me/course@fix/one"
-    assert not run_setup(monkeypatch, ["google", "google.colab"], "a spec")
+def on_colab(monkeypatch):
+    "As if this process ran on Colab."
+    for name in ("google", "google.colab"): monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+
+
+def test_setup_does_nothing_but_on_colab(setup):
+    assert setup() == [] and setup(Settings()) == []
+
+
+def test_setup_clones_installs_and_goes_where_the_notebooks_are(setup, monkeypatch, tmp_path):
+    on_colab(monkeypatch)
+    clone, install = setup()
+    assert clone == ["git", "clone", "--quiet", "--depth=1", "--branch=fix/one", "https://github.com/me/course", "course"]
+    assert install == [sys.executable, "-m", "pip", "install", "--quiet", "./course[notebook]"]
+    assert Path.cwd() == tmp_path / "course" / "nbs" and setup() == []
+    os.chdir(tmp_path)  # a kernel that was started anew
+    assert setup() == [install] and Path.cwd() == tmp_path / "course" / "nbs"
+
+
+def test_without_a_repository_colab_gets_a_sentence_and_nothing_points_anywhere(setup, monkeypatch):
+    on_colab(monkeypatch)
+    with pytest.raises(RuntimeError, match="write the repository into settings.ini"): setup(Settings())
+    assert "://" not in setup_cell(Settings()) + colab_badge("nbs/01_one.ipynb", Settings())
+
+
+@pytest.mark.parametrize("repository", ["https://gitlab.com/me/course", "file:///srv/course"])
+def test_an_address_elsewhere_is_cloned_and_has_no_badge(repository):
+    settings = Settings(repository=repository)
+    assert f'"{repository}", "course"]' in setup_cell(settings) and NO_BADGE in colab_badge("nbs/01_one.ipynb", settings)
+
+
+def test_the_address_of_a_repository_on_github_is_as_good_as_its_name():
+    settings = Settings(repository="https://github.com/me/course", branch="fix/one")
+    assert colab_badge("nbs/01_one.ipynb", settings) == colab_badge("nbs/01_one.ipynb", MINE) and setup_cell(settings) == setup_cell(MINE)
+
+
+def test_no_file_names_a_repository_that_is_not_ours():
+    files = subprocess.run(["git", "grep", "-lI", "github.com/iris-" + "edu"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert not files
 
 
 # Stamping
@@ -160,7 +206,10 @@ def test_the_text_around_a_badge_stays(folder):
     stamp(folder, MINE)
     stamp(folder, Settings())
     lines = json.loads(path.read_text())["cells"][0]["source"]
-    assert [*lines[:3], *lines[4:]] == ["# One\n", "\n", BADGE_MARK + "\n", "\n", "Two"] and "iris-edu/iris_edu" in lines[3]
+    assert lines == ["# One\n", "\n", BADGE_MARK + "\n", NO_BADGE + "\n", "\n", "Two"]
+    stamp(folder, MINE)
+    lines = json.loads(path.read_text())["cells"][0]["source"]
+    assert [*lines[:3], *lines[4:]] == ["# One\n", "\n", BADGE_MARK + "\n", "\n", "Two"] and "/me/course/" in lines[3]
 
 
 def test_a_crash_while_writing_leaves_the_old_notebook(folder, monkeypatch):

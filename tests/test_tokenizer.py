@@ -221,9 +221,14 @@ def test_a_named_file_that_is_missing_or_wrong_is_refused(tmp_path):
     with pytest.raises(UserError, match="VGG16 weights"): load_vgg16(tmp_path / "short.pth")
 
 
-def test_missing_heads_name_the_package(monkeypatch, tmp_path):
-    without(monkeypatch, tmp_path, "lpips")
-    with pytest.raises(UserError, match="lpips==0.1.4"): module.lpips_heads()
+def test_missing_heads_are_one_sentence(monkeypatch, tmp_path):
+    without(monkeypatch, tmp_path, "iris_edu")
+    with pytest.raises(UserError, match="install iris-edu again"): module.lpips_heads()
+
+
+def test_the_heads_are_those_of_the_lpips_package():
+    state = torch.load(module.packaged("lpips", "weights/v0.1/vgg.pth"), map_location="cpu", weights_only=True)
+    assert all(torch.equal(head, state[f"lin{i}.model.1.weight"]) for i, head in enumerate(module.lpips_heads()))
 
 
 class Evil:
