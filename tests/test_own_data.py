@@ -173,7 +173,15 @@ def test_frames_of_other_sizes_are_brought_to_the_one_asked_for(tmp_path):
     assert next(load_recordings(tmp_path / "made", 16)).frames.shape[1:] == (16, 16, 3)
 
 
-def test_long_recordings_become_several_files_that_go_on_with_the_game(tmp_path):
+def test_floats_are_as_bright_as_the_brightest_of_them_says(tmp_path):
+    frames = np.full((20, 8, 8), 0.5)
+    frames[10:] = 200.0
+    found, _ = imported(npz(tmp_path / "game.npz", **dict(game(20, 8), observations=frames)), tmp_path, size=8)
+    assert set(found.frames[:10].flat) <= {0, 1} and set(found.frames[10:].flat) == {200}
+
+
+def test_long_recordings_become_several_files_that_go_on_with_the_game(tmp_path, monkeypatch):
+    monkeypatch.setattr("iris_edu.own_data.BYTES_A_FILE", 1000 * 3 * 8 * 8)
     source = npz(tmp_path / "long.npz", **game(2300, 8, 1500))
     dataset = import_recordings(source, tmp_path / "made", 8)
     assert len(dataset.files) == 3 and dataset.episodes == 2
