@@ -28,7 +28,8 @@ from .replay import Recording, concatenate, load_recording, rebuild
 from .autoencoder import AttentionBlock, AutoencoderConfig, ResidualBlock
 from .config import LEARNERS, PRESETS, Config, make_environment
 from .runs import Header, RunFile, append_metrics, read_run, save_checkpoint, versions, write_run
-from .own_data import DATASET, MINARI, cut, load_recordings, new_folder, read_dataset
+from .sources import MINARI
+from .own_data import DATASET, cut, load_recordings, new_folder, read_dataset
 from .agent import Agent, build_agent, load_trained, save_agent
 
 # %% ../nbs/A20_exchange.ipynb #4ebf2be9

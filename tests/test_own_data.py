@@ -17,7 +17,8 @@ from micro import configuration
 
 from iris_edu import cli
 from iris_edu.evaluation import evaluate_run
-from iris_edu.own_data import DATASET, Recorded, cut, first_held_out, frames_before, held_out_part, import_recordings, load_recordings
+from iris_edu.own_data import DATASET, Recorded, cut, first_held_out, held_out_part, import_recordings, load_recordings
+from iris_edu.sources import frames_before
 from iris_edu.play import Game, opened
 from iris_edu.replay import Replay, ReplayConfig, concatenate
 from iris_edu.runs import read_metrics, read_run
