@@ -78,7 +78,7 @@ def test_a_chapter_runs_as_far_as_the_material_that_it_needs(run, tmp_path, name
 
 # Declared and imported
 
-KNOWN_AS = {"PIL": "pillow", "IPython": "ipython", "ale_py": "ale-py"}  # where an import has another name than its package
+KNOWN_AS = {"PIL": "pillow", "IPython": "ipython", "ale_py": "ale-py", "imageio_ffmpeg": "imageio-ffmpeg"}  # where an import has another name than its package
 
 
 def imported(*sources):
@@ -108,17 +108,18 @@ def cells(path):
 
 MODULES = {path.stem: path.read_text() for path in (ROOT / "iris_edu").glob("*.py")}
 DRAWING = ("plots", "widgets", "futures", "predictions", "play", "dashboard")
+READING = ("own_data", "exchange")  # what they read needs the extra `data`
 EXAMPLES = {"minatar", "crafter", "vizdoom", "minigrid", "highway_env"}  # other people's environments
 
 
 def test_every_import_of_the_package_is_declared(declared):
-    assert imported(*(source for name, source in MODULES.items() if name not in DRAWING)) <= declared()
-    assert imported(*(source for name, source in MODULES.items() if name != "play")) <= declared("notebook")
-    assert imported(*MODULES.values()) <= declared("lab")
+    assert imported(*(source for name, source in MODULES.items() if name not in (*DRAWING, *READING))) <= declared()
+    assert imported(*(source for name, source in MODULES.items() if name not in ("play", *READING))) <= declared("notebook")
+    assert imported(*MODULES.values()) <= declared("lab") | declared("data")
 
 
 def test_every_import_of_a_notebook_is_declared(declared):
-    notebooks = {path.stem: imported(*cells(path)) - EXAMPLES for path in (ROOT / "nbs").glob("*.ipynb")}
+    notebooks = {path.stem: imported(*cells(path)) - EXAMPLES - declared("data") for path in (ROOT / "nbs").glob("*.ipynb")}
     assert notebooks.pop("A10_play") <= declared("lab")
     assert {name: found - declared("notebook") for name, found in notebooks.items() if found - declared("notebook")} == {}
 
