@@ -108,7 +108,7 @@ def cells(path):
 
 MODULES = {path.stem: path.read_text() for path in (ROOT / "iris_edu").glob("*.py")}
 DRAWING = ("plots", "widgets", "futures", "predictions", "play", "dashboard")
-READING = ("own_data", "exchange")  # what they read needs the extra `data`
+READING = ("sources", "exchange")  # what they read needs the extra `data`
 EXAMPLES = {"minatar", "crafter", "vizdoom", "minigrid", "highway_env"}  # other people's environments
 
 
