@@ -8,7 +8,7 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lab outputs export readme
+.PHONY: help venv demo test lab outputs export readme colab lowest newest
 
 help:
 	@printf '%s\n' \
@@ -17,6 +17,9 @@ help:
 	  'make lab      open the notebooks in JupyterLab' \
 	  'make outputs  run every notebook and save what its cells show' \
 	  'make export   write iris_edu/ from the notebooks' \
+  'make colab    run the notebooks as Colab does, in a fresh environment, from a clone' \
+  'make lowest   try the oldest versions that pyproject.toml allows, in an environment of their own' \
+  'make newest   the same with the newest' \
 	  'make venv     only build the environment (in .venv; VENV= and PYTHON= choose others)'
 
 venv: $(READY)
@@ -58,3 +61,10 @@ export: $(READY)
 # README.md is nbs/index.ipynb seen from one folder above.
 readme: $(READY)
 	@'$(BIN)/python' tests/test_readme.py
+
+# Each builds an environment of its own.
+colab: $(READY)
+	@'$(BIN)/python' tests/colab.py
+
+lowest newest:
+	@$(PYTHON) tests/versions.py $@
