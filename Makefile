@@ -8,17 +8,20 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test golden third-party lab outputs export readme
+.PHONY: help venv demo test golden third-party lab outputs export readme colab lowest newest
 
 help:
 	@printf '%s\n' \
 	  'make demo     train an agent that learns Catch and a glimpse of Pong, write a report to open in a browser' \
 	  'make test     run every notebook and every test' \
 	  'make golden   compare with all numbers that the code of the paper gave (tests/golden)' \
-  'make third-party  train on environments of other packages (tests/third_party.py)' \
-  'make lab      open the notebooks in JupyterLab' \
+	  'make third-party  train on environments of other packages (tests/third_party.py)' \
+	  'make lab      open the notebooks in JupyterLab' \
 	  'make outputs  run every notebook and save what its cells show' \
 	  'make export   write iris_edu/ from the notebooks' \
+  'make colab    run the notebooks as Colab does, in a fresh environment, from a clone' \
+  'make lowest   try the oldest versions that pyproject.toml allows, in an environment of their own' \
+  'make newest   the same with the newest' \
 	  'make venv     only build the environment (in .venv; VENV= and PYTHON= choose others)'
 
 venv: $(READY)
@@ -69,3 +72,10 @@ third-party:
 # README.md is nbs/index.ipynb seen from one folder above.
 readme: $(READY)
 	@'$(BIN)/python' tests/test_readme.py
+
+# Each builds an environment of its own.
+colab: $(READY)
+	@'$(BIN)/python' tests/colab.py
+
+lowest newest:
+	@$(PYTHON) tests/versions.py $@
