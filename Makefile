@@ -15,13 +15,13 @@ help:
 	  'make demo     train an agent that learns Catch and a glimpse of Pong, write a report to open in a browser' \
 	  'make test     run every notebook and every test' \
 	  'make golden   compare with all numbers that the code of the paper gave (tests/golden)' \
-	  'make third-party  train on environments of other packages (tests/third_party.py)' \
+	  'make third-party  train on environments of other packages, in an environment of its own' \
 	  'make lab      open the notebooks in JupyterLab' \
 	  'make outputs  run every notebook and save what its cells show' \
 	  'make export   write iris_edu/ from the notebooks' \
-  'make colab    run the notebooks as Colab does, in a fresh environment, from a clone' \
-  'make lowest   try the oldest versions that pyproject.toml allows, in an environment of their own' \
-  'make newest   the same with the newest' \
+	  'make colab    run the notebooks as Colab does, in a fresh environment, from a clone' \
+	  'make lowest   try the oldest versions that pyproject.toml allows, in an environment of their own' \
+	  'make newest   the same with the newest' \
 	  'make venv     only build the environment (in .venv; VENV= and PYTHON= choose others)'
 
 venv: $(READY)
