@@ -13,7 +13,8 @@ from iris_edu.envs import Catch, make_env
 from iris_edu.replay import load_recording
 from iris_edu.config import make_environment
 from iris_edu.training import LEARNERS, PRESETS, Trainer, build_agent, build_optimizers, evaluate_agent, evaluate_policy, experience_path, load_run, of_learner, train
-from iris_edu.evaluation import evaluate_run, score_report
+from iris_edu.evaluation import evaluate_run
+from iris_edu.scores import score_report
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
 MICRO = replace(TINY, device="cpu", env=replace(TINY.env, game="Catch"), training=replace(TINY.training, epochs=2, collect_epochs=2, collect_steps=20, updates=1, tokenizer_after=0, world_model_after=0,
