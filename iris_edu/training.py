@@ -526,11 +526,11 @@ def try_background(trainer):
     return process.returncode == 0
 
 def make_parts(run_dir, actions, *trust):
-    "What the second process does to try a run: make its agent and its environment."
+    "What the second process does to try a run: make its agent, its dream and its environment."
     end_with_parent()
     try:
         config = read_run(run_dir, trust).config
-        build_agent(config, int(actions))
+        build_dream(build_agent(config, int(actions)), config)
         make_environment(config).reset(seed=0)
     except UserError as error: sys.exit(str(error))
 
