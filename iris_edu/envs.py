@@ -183,7 +183,8 @@ def game_id(game: str) -> str:
     for candidate in (name,) if module else (f"{name}NoFrameskip-v4", f"iris_edu/{name}-v0", name):
         if candidate in gym.registry: return candidate
     raise UserError(f"There is no game {game!r}; the nearest name is {_nearest(name)!r}." + (
-        "" if module else " A game of another package is named with its module, module:Name-v0, one made in a notebook by a class (--environment module:Name)."))
+        " A game of another package is named with its module, module:Name-v0, one made in a notebook by a class (--environment module:Name)." if not module else
+        f" The module {module!r} registers no such game with gymnasium; one made for the old gym is wrapped by a function of your own (--environment my_module:make)."))
 
 
 def _register(module: str, name: str, game: str) -> None:
