@@ -138,8 +138,10 @@ if "google.colab" in sys.modules and not os.path.exists("../settings.ini"):
 def _clone(settings):
     "The lines that bring the course to Colab; a second run of the cell finds the clone."
     words = ["git", "clone", "--quiet", "--depth=1", f"--branch={settings.branch}", settings.address, "course"]
-    return f'''    if not os.path.exists("course"): subprocess.run({json.dumps(words)}, check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./course[notebook]"], check=True)
+    return f'''    if not os.path.exists("course") and subprocess.run({json.dumps(words)}).returncode:
+        raise RuntimeError("git could not clone the course: check the repository and the branch in settings.ini")
+    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./course[notebook]"]).returncode:
+        raise RuntimeError("pip could not install the course: read what it says above, and run this cell again")
     os.chdir("course/nbs")'''
 
 

@@ -112,13 +112,15 @@ def test_only_the_standard_library_is_loaded():
 def setup(monkeypatch, tmp_path):
     "A function that runs the setup cell in an empty folder, with a clone that makes folders only; it returns the commands of the cell."
     monkeypatch.chdir(tmp_path)
-    def run(settings=MINE):
+    def run(settings=MINE, failing=()):
         commands = []
-        def command(words, check):
+        def command(words):
             commands.append(words)
-            if words[0] != "git": return
+            done = types.SimpleNamespace(returncode=int(words[0] in failing or words[2] in failing))
+            if words[0] != "git" or done.returncode: return done
             Path("course/nbs").mkdir(parents=True)
             Path("course/settings.ini").touch()
+            return done
         monkeypatch.setattr(subprocess, "run", command)
         exec(setup_cell(settings), {})
         return commands
@@ -142,6 +144,15 @@ def test_setup_clones_installs_and_goes_where_the_notebooks_are(setup, monkeypat
     assert Path.cwd() == tmp_path / "course" / "nbs" and setup() == []
     os.chdir(tmp_path)  # a kernel that was started anew
     assert setup() == [install] and Path.cwd() == tmp_path / "course" / "nbs"
+
+
+@pytest.mark.parametrize("failing, words", [("git", "git could not clone the course"), ("pip", "pip could not install the course")])
+def test_setup_says_what_could_not_be_done(setup, monkeypatch, tmp_path, failing, words):
+    on_colab(monkeypatch)
+    with pytest.raises(RuntimeError, match=words): setup(failing=(failing,))
+    assert Path.cwd() == tmp_path
+    setup()
+    assert Path.cwd() == tmp_path / "course" / "nbs"
 
 
 def test_without_a_repository_colab_gets_a_sentence_and_nothing_points_anywhere(setup, monkeypatch):
