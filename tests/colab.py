@@ -1,7 +1,7 @@
 """The notebooks as Colab opens them: alone, in an empty folder and a fresh environment, in which their setup cell clones
 the course, installs it and goes there. The clone is of a copy of this checkout whose settings name the copy as repository.
 
-    python tests/colab.py              every notebook up to its first use of recorded games or trained weights, three whole
+    python tests/colab.py              every chapter up to its first use of recorded games or trained weights, three whole
     python tests/colab.py NAME ...     these, whole
 """
 import argparse
@@ -16,7 +16,7 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHOLE = ("00_tour", "02_replay", "06_world_model")
+WHOLE = ("02_replay", "08_actor_critic", "12_widgets")
 SKIPPED = re.compile(r"^#\|\s*(slow|gpu|exercise|eval:\s*false)", re.M)
 MATERIAL = re.compile(r"[/\\](course[/\\]data|shipped[/\\]checkpoints)[/\\].+\.(npz|safetensors|csv)$")
 
@@ -79,12 +79,12 @@ def inside(notebook, whole):
 def main():
     "Publish, install, open; exit 1 if a notebook failed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="notebooks, whole; default: every one, most of them to the first use of material")
+    parser.add_argument("names", nargs="*", help="notebooks, whole; default: every chapter, most of them to the first use of material")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside: return inside(options.inside, options.whole)
-    names = options.names or [path.stem for path in sorted((ROOT / "nbs").glob("*.ipynb")) if path.stem != "index"]
+    names = options.names or [path.stem for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))]
     with tempfile.TemporaryDirectory() as place:
         course = Path(place) / "repository"
         publish(course)
