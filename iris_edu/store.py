@@ -41,7 +41,7 @@ def data_folder(folder=None) -> Path:
 def place(file, folder=None) -> Path:
     "Where a file lies: in the data folder, or, if it is not there and the package carries it, in the package."
     own, carried = data_folder(folder) / file, SHIPPED / file
-    with sentences(own): there = own.exists()
+    with sentences(own): there = own.exists() or own.is_symlink()  # a link that leads nowhere is to be seen
     return carried if carried.exists() and not there else own
 
 

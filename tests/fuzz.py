@@ -743,7 +743,7 @@ ABOVE_ZERO = (r"config\.env\.(size|frame_skip|(eval_)?max_frames)|config\.autoen
               r"|config\.training\.(learning_rate|max_grad_norm|\w*temperature|evaluate_episodes)"
               r"|config\.replay\.capacity|config\.world_model\.steps|config\.imagination\.(temperature|keep_frames)"
               r"|config\.actor_critic\.(channels\[\]|hidden|horizon)|version|actions|left_out\[\]")
-IN_CONFIG = dict(words=r".*perceptual_weights", signed=r"config\.actor_critic\.entropy", positive=ABOVE_ZERO,
+IN_CONFIG = dict(words=r".*perceptual_weights|(config\.)?data", signed=r"config\.actor_critic\.entropy", positive=ABOVE_ZERO,
                  share=r"config.*\.(discount|lam|epsilon|beta\d|\w*dropout)", needed=r"config|config\.actor_critic\.channels\[\]")
 RUN = Rules(**IN_CONFIG, open="versions", null="actions", free=r"changes\[\]\.(before|now)", samples={"left_out": 1})
 # Header types config and actions as "or nothing": format 1 says neither.
