@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'USAGE', 'Terminated', 'main', 'complain', 'nobody_reads', 'in_words', 'prepare', 'check_words', 'run',
-           'attempt', 'signals', 'leave_at_once', 'terminate']
+           'attempt', 'signals', 'leave_at_once']
 
 # %% ../nbs/A6_cli.ipynb #7b1e5fe6
 import importlib
@@ -107,7 +107,18 @@ def check_words(words):
 def run(command, words):
     "Load the commands and run one, under signals that tell the truth."
     with signals(signal.SIGINT, leave_at_once): commands = importlib.import_module("iris_edu.commands")
-    with signals(signal.SIGTERM, terminate): attempt(commands, getattr(commands, "import_" if command == "import" else command), words)
+    stops = []
+
+    def stop(number, frame):
+        "End as after an interrupt."
+        stops.append(Terminated("terminated") if number == signal.SIGTERM else KeyboardInterrupt())
+        raise stops[-1]
+
+    with signals(signal.SIGTERM, stop), signals(signal.SIGINT, stop):
+        try: attempt(commands, getattr(commands, "import_" if command == "import" else command), words)
+        except Exception:
+            if stops: raise stops[-1] from None  # code in C swallowed it and failed with an error of its own
+            raise
 
 
 def attempt(commands, command, words):
@@ -134,11 +145,6 @@ def leave_at_once(number, frame):
     "Nothing has begun yet, so nothing is lost."
     os.write(2, b"iris-edu: interrupted before it began\n")
     os._exit(130)
-
-
-def terminate(number, frame):
-    "End as after an interrupt."
-    raise Terminated("terminated")
 
 # %% ../nbs/A6_cli.ipynb #ecc19185
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())

@@ -336,8 +336,11 @@ def resolve(path: str):
     "The object an import path `module:Name` stands for; UserError if the module or the name is not there."
     module, _, name = path.partition(":")
     if not (module and name): raise UserError(f"{path!r} is not an import path: write it as module:Name, for instance my_module:MyTokenizer")
-    try: return getattr(importlib.import_module(module), name)
+    try: found = importlib.import_module(module)
     except ModuleNotFoundError as error: raise UserError(f"cannot import {path!r} ({error}): check the spelling, and run the command in the folder of your module") from None
+    except (UserError, MemoryError): raise
+    except (Exception, SystemExit) as error: raise UserError(f"the module of {path!r} cannot be imported ({error_in_words(error)}): mend it, or name another") from error
+    try: return getattr(found, name)
     except AttributeError:
         if module == "__main__": raise UserError(f"{name!r} was made in a notebook or a script, which this process has not run: put it into a module, and name that") from None
         raise UserError(f"the module {module!r} has no {name!r}: check the spelling of {path!r}") from None
@@ -359,7 +362,7 @@ def guarded(make, what: str, kind: type = object):
     def made(*arguments, **options):
         try: part = make(*arguments, **options)
         except (UserError, MemoryError): raise
-        except Exception as error: raise UserError(f"{what} could not be made ({error_in_words(error)}): mend it, or name another") from error
+        except (Exception, SystemExit) as error: raise UserError(f"{what} could not be made ({error_in_words(error)}): mend it, or name another") from error
         if not isinstance(part, kind): raise UserError(f"{what} made a {type(part).__name__} and no {kind.__name__}: name a class that is one")
         return part
     return made

@@ -194,7 +194,7 @@ def _register(module: str, name: str, game: str) -> None:
         if name not in gym.registry and callable(getattr(imported, "register_envs", None)): imported.register_envs()
     except ModuleNotFoundError as error:
         raise UserError(f"cannot import the module of {game!r} ({error}): install its package, or check the spelling") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"the module of {game!r} cannot be imported ({type(error).__name__}: {error}): mend it, or name another game") from error
 
 
@@ -211,7 +211,7 @@ def _make_base(config: "EnvConfig", **options) -> gym.Env:
     try:
         return gym.make(game_id(config.game), disable_env_checker=True, **options)
     except UserError: raise
-    except Exception as error: raise UserError(f"gymnasium cannot make {config.game!r}: {' '.join(str(error).split())}") from error
+    except (Exception, SystemExit) as error: raise UserError(f"gymnasium cannot make {config.game!r}: {' '.join(str(error).split())}") from error
 
 # %% ../nbs/01_envs.ipynb #a41a0857
 class ResizeFrames(gym.ObservationWrapper):
@@ -254,6 +254,8 @@ EMULATOR = {"repeat_action_probability": Share, "full_action_space": bool, "mode
 
 def _check_emulator(values: dict[str, Any]) -> None:
     "UserError for an option of an Atari game that is out of its range, or that has an option of its own."
+    for name in values.keys() - EMULATOR.keys() - {"frameskip"}:
+        raise UserError(f"env.options says {name}, which is no option of an Atari game here: choose from {', '.join(EMULATOR)}")
     if "frameskip" in values: raise UserError("env.options says frameskip: use --env.frame-skip, in Python EnvConfig(frame_skip=...)")
     for name in EMULATOR.keys() & values.keys(): typed(values[name], EMULATOR[name], f"env.options: {name}")
 

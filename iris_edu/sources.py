@@ -164,6 +164,8 @@ def read_steps(path) -> dict[str, np.ndarray]:
     try: rows = list(reader)
     except csv.Error as error: raise UserError(f"{path} is no CSV file ({error}): write it again, with commas between its columns") from None
     names = [(name or "").strip() for name in reader.fieldnames or ()]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None: raise UserError(f"{path} has {'two columns called ' + twice if twice else 'two columns without a name'}: give each column a name of its own")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values(): raise UserError(f"line {number} of {path} has more or fewer cells than the first line: write it again")
     cells = zip(*(row.values() for row in rows)) if rows else [()] * len(names)
@@ -279,8 +281,20 @@ def _hdf5_episodes(folder: Path, form: str, first: int) -> Iterator[Trajectory]:
         if not names: raise UserError(f"{path} holds no episode_0: name the folder of a Minari data set")
         for name in names:
             where = f"{name} of {path}"
+            _check_inside(file, name, where)
             columns = pick(file[name], where)
             yield _episode({step: columns[step][()] for step in STEPS}, _images(columns["frames"], where), where, first)
+
+
+def _check_inside(group, name: str, where: str, depth: int = 5) -> None:
+    "UserError if an entry of an HDF5 file, or one below it, lies in another file: reading it would show what the sender never had."
+    import h5py
+    inside, entry = isinstance(group.get(name, getlink=True), h5py.HardLink), None
+    if inside: entry = group[name]
+    if not inside or isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
+        raise UserError(f"{where} refers to another place ({name}): write the data set again with its content in it")
+    if isinstance(entry, h5py.Group) and depth:
+        for below in entry: _check_inside(entry, below, where, depth - 1)
 
 
 def _arrow_episodes(folder: Path, form: str, first: int) -> Iterator[Trajectory]:

@@ -783,7 +783,7 @@ def train(config, run_dir, max_epochs=None, callbacks=(Progress,), leave_out=(),
     `leave_out` are epochs whose recordings are damaged and may be missed; `trust` are modules, besides those that `config` names, whose code a
     folder may name. UserError for everything that a user can mend, out of memory included.
     """
-    trust = (*foreign_modules(config), *trust)
+    trust, run_dir = (*foreign_modules(config), *trust), Path(run_dir).absolute()  # a game may change the working directory
     open_run(config, run_dir, trust)
     lock, trainer = lock_run(run_dir), None
     keep_memory()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_edu import cli
+from iris_edu import cli, commands
 from iris_edu.config import PRESETS
 from iris_edu.runs import RunFile, append_metrics, write_run
 
@@ -65,6 +65,17 @@ def test_a_stopped_training_says_what_is_saved(tmp_path, number, code):
     assert process.returncode == code and err.count("\n") == 1 and "the checkpoint of epoch" in err and "the same command goes on" in err
     epoch = int(err.split("checkpoint of epoch ")[1].split()[0])
     assert f"epoch {epoch} of 9999" in run("watch", tmp_path / "run", "--once")[1] or f"epoch {epoch + 1} of" in run("watch", tmp_path / "run", "--once")[1]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_c_code_swallows_is_no_damage(number, code, monkeypatch, capsys):
+    "PyTorch, asking an object for its length, drops what a signal raises there and fails with a sentence of its own."
+    def watch(words):
+        try: os.kill(os.getpid(), number)
+        except KeyboardInterrupt: raise commands.UserError("the checkpoint is damaged") from None
+    monkeypatch.setattr(commands, "watch", watch)
+    assert cli.main(["watch", "somewhere"]) == code
+    assert "damaged" not in capsys.readouterr().err
 
 
 def test_an_interrupt_before_the_first_checkpoint_does_not_claim_one(tmp_path, monkeypatch):

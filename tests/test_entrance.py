@@ -255,3 +255,33 @@ def test_sticky_actions_change_the_game_and_replay():
         return np.stack([env.step(2 + t // 3 % 2)[0] for t in range(60)])
     sticky = EnvConfig("Pong", options={"repeat_action_probability": 0.5})
     assert np.array_equal(frames(sticky), frames(sticky)) and not np.array_equal(frames(sticky), frames(EnvConfig("Pong")))
+
+
+@pytest.mark.parametrize("options, words", [(dict(ends=("False", False)), "terminated = 'False'"), (dict(ends=(np.nan, False)), "terminated = nan"),
+                                            (dict(ends=(False, np.zeros(2))), "truncated = array"), (dict(reward=1e300), "the reward 1e"), (dict(actions=spaces.Discrete(10**12)), "1 to 4096")])
+def test_answers_that_would_be_taken_for_others_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        env = enter(Game(**options), name="mine")
+        env.reset(), env.step(0)
+
+
+class Quits(Game):
+    def step(self, action): raise SystemExit(0)
+
+
+def test_a_game_cannot_end_the_program():
+    env = enter(Quits(), name="mine")
+    env.reset()
+    with pytest.raises(UserError, match="mine failed in step .SystemExit"): env.step(0)
+
+
+@pytest.mark.parametrize("name", ["game", "obs_type", "sound_obs", "render_mode"])
+def test_no_option_makes_another_game_of_an_atari_game(name):
+    with pytest.raises(UserError, match=f"{name}, which is no option"): make_env(EnvConfig("Pong", options={name: "breakout"}))
+
+
+@pytest.mark.parametrize("text", ["def broken(:", "1 / 0", "import sys; sys.exit(3)"])
+def test_a_module_that_cannot_be_imported_is_a_sentence(text, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sick_module.py").write_text(text + "\n")
+    with pytest.raises(UserError, match="cannot be imported"): make_environment(Config(parts=Parts(environment="sick_module:Game")))

@@ -18,7 +18,7 @@ from micro import configuration
 from iris_edu import cli
 from iris_edu.evaluation import evaluate_run
 from iris_edu.own_data import DATASET, Recorded, cut, first_held_out, held_out_part, import_recordings, load_recordings
-from iris_edu.sources import frames_before
+from iris_edu.sources import frames_before, read_steps
 from iris_edu.play import Game, opened
 from iris_edu.replay import Replay, ReplayConfig, concatenate
 from iris_edu.runs import read_metrics, read_run
@@ -465,3 +465,25 @@ def test_the_command_line_from_a_file_to_a_run(tmp_path, capsys, monkeypatch):
     assert status == 0 and "own" in said and "finished" in said
     assert "is finished" in run(capsys, *words)[1]
     assert read_run("run").config.data == str(tmp_path / "own")
+
+
+@pytest.mark.parametrize("header", ["x,x,action,reward,terminated,truncated", "action,action,reward,terminated,truncated,", ",,action,reward,terminated,truncated"])
+def test_a_column_that_stands_twice_shifts_nothing(tmp_path, header):
+    (tmp_path / "steps.csv").write_text(header + "\n" + ",".join("0" for _ in header.split(",")) + "\n")
+    with pytest.raises(UserError, match="two columns"): read_steps(tmp_path / "steps.csv")
+
+
+def test_an_hdf5_file_shows_no_other_file(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(960))
+    with h5py.File(tmp_path / "main_data.hdf5", "w") as file:
+        group = file.create_group("episode_0")
+        group.create_dataset("observations", shape=(5, 8, 8, 3), dtype="uint8", external=[(str(secret), 0, 960)])
+        for name in ("actions", "rewards", "terminations", "truncations"): group[name] = np.zeros(4)
+    (tmp_path / "metadata.json").write_text("{}")
+    with pytest.raises(UserError, match="another place"): import_recordings(tmp_path, tmp_path / "out")
+    with h5py.File(tmp_path / "main_data.hdf5", "a") as file:
+        del file["episode_0/observations"]
+        file["episode_0/observations"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "frames")
+    with pytest.raises(UserError, match="another place"): import_recordings(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
