@@ -24,16 +24,25 @@ __all__ = ['ReturnEstimator', 'lambda_returns', 'sample_actions', 'ActorCriticCo
 class ReturnEstimator(Protocol):
     """Turns rewards and values into the targets of the critic, one per step."""
 
-    def __call__(self, rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float) -> Tensor:
+    def __call__(
+        self, rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float
+    ) -> Tensor:
         """rewards (B,T), values (B,T+1), endings bool (B,T) → targets (B,T)."""
         ...
 
 # %% ../nbs/08_actor_critic.ipynb #f4a97b76
 @torch.no_grad()
-def lambda_returns(rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float) -> Tensor:
-    """λ-returns of equation 4 for all steps at once: rewards (B,T), values (B,T+1), endings bool (B,T) → (B,T), no gradient."""
+def lambda_returns(
+    rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float
+) -> Tensor:
+    """λ-returns of equation 4 for all steps at once.
+
+    Rewards (B,T), values (B,T+1), endings bool (B,T) → (B,T), no gradient.
+    """
     if values.shape[1] != rewards.shape[1] + 1:
-        raise UserError(f"{rewards.shape[1]} rewards need {rewards.shape[1] + 1} values, one more for the bootstrap, not {values.shape[1]}.")
+        raise UserError(
+            f"{rewards.shape[1]} rewards need {rewards.shape[1] + 1} values, one more for the bootstrap, not {values.shape[1]}."
+        )
     follow = discount * (1 - endings.to(values.dtype))
     gains = rewards + follow * (1 - lam) * values[:, 1:]
     gains[:, -1] += follow[:, -1] * lam * values[:, -1]
@@ -44,15 +53,27 @@ def lambda_returns(rewards: Tensor, values: Tensor, endings: Tensor, discount: f
 
 # %% ../nbs/08_actor_critic.ipynb #f494e391
 def sample_actions(logits: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-    """Draw actions int64 (B,) from softmax(logits (B,A) / temperature); temperature 0 takes the likeliest (table 5: 0.5 in evaluation)."""
+    """Draw actions int64 (B,) from softmax(logits (B,A) / temperature).
+
+    Temperature 0 takes the likeliest (table 5: 0.5 in evaluation).
+    """
     if temperature < 0:
-        raise UserError(f"temperature is {temperature}: use 0 for the likeliest action or a number above 0.")
-    return sample_categorical(logits / temperature, generator) if temperature > 0 else logits.argmax(-1)
+        raise UserError(
+            f"temperature is {temperature}: use 0 for the likeliest action or a number above 0."
+        )
+    return (
+        sample_categorical(logits / temperature, generator)
+        if temperature > 0
+        else logits.argmax(-1)
+    )
 
 # %% ../nbs/08_actor_critic.ipynb #8f3c35b2
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """Sizes of the policy network and constants of its objectives; defaults are the paper's (Appendix A.3, table 6)."""
+    """Sizes of the policy network and constants of its objectives.
+
+    Defaults are the paper's (Appendix A.3, table 6).
+    """
 
     channels: tuple[Width, ...] = (32, 32, 64, 64)
     """Channels of the four convolutions; the paper gives four layers, the authors' code these widths."""
@@ -73,11 +94,15 @@ class ActorCriticConfig:
 
     def __post_init__(self):
         check_fields(self)
-        if not self.channels: raise UserError("actor_critic.channels is empty: give one number per convolution.")
+        if not self.channels:
+            raise UserError("actor_critic.channels is empty: give one number per convolution.")
 
 # %% ../nbs/08_actor_critic.ipynb #47d43983
 class Policy(Protocol):
-    """What the trainer asks of an actor-critic; its state is any tuple of tensors with the batch first."""
+    """What the trainer asks of an actor-critic.
+
+    Its state is any tuple of tensors with the batch first.
+    """
 
     def initial_state(self, batch: int, device=None) -> Any:
         """The state of B policies that have seen nothing."""
@@ -87,21 +112,35 @@ class Policy(Protocol):
         """frames (B,3,H,W) in [0,1] → (logits (B,A), values (B,), state)."""
         ...
 
-    def unroll(self, frames: Tensor, state: Any, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Any]:
-        """frames (B,T,3,H,W) → (logits (B,T,A), values (B,T), state); where mask (B,T) is False the state stays."""
+    def unroll(
+        self, frames: Tensor, state: Any, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """frames (B,T,3,H,W) → (logits (B,T,A), values (B,T), state).
+
+        Where mask (B,T) is False the state stays.
+        """
         ...
 
 # %% ../nbs/08_actor_critic.ipynb #cd9da06c
 class ActorCritic(nn.Module):
-    """Convolutions, one LSTM cell and two linear heads: logits of the actions and the value V (Appendix A.3)."""
+    """Convolutions, one LSTM cell and two linear heads.
+
+    Logits of the actions and the value V (Appendix A.3).
+    """
 
     def __init__(self, config: ActorCriticConfig, actions: int, size: int = 64):
         super().__init__()
         side, remainder = divmod(size, 2 ** len(config.channels))
         if remainder or side < 1:
-            raise UserError(f"Frames of {size} pixels cannot be halved {len(config.channels)} times: use fewer channels.")
+            raise UserError(
+                f"Frames of {size} pixels cannot be halved {len(config.channels)} times: use fewer channels."
+            )
         widths = zip((3, *config.channels), config.channels)
-        layers = [layer for i, o in widths for layer in (nn.Conv2d(i, o, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())]
+        layers = [
+            layer
+            for i, o in widths
+            for layer in (nn.Conv2d(i, o, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())
+        ]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.hidden)
         self.actor, self.critic = nn.Linear(config.hidden, actions), nn.Linear(config.hidden, 1)
@@ -111,22 +150,31 @@ class ActorCritic(nn.Module):
         zeros = torch.zeros(batch, self.lstm.hidden_size, device=device or self.actor.weight.device)
         return zeros, zeros
 
-    def forward(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, frames: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """frames float (B,3,H,W) in [0,1] → (logits (B,A), values (B,), state)."""
         logits, values, state = self.unroll(frames[:, None], state)
         return logits[:, 0], values[:, 0], state
 
-    def unroll(self, frames: Tensor, state: tuple[Tensor, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """frames float (B,T,3,H,W) in [0,1] → (logits (B,T,A), values (B,T), state): one pass of the CNN, T of the LSTM.
+    def unroll(
+        self, frames: Tensor, state: tuple[Tensor, Tensor], mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """frames float (B,T,3,H,W) in [0,1] → (logits (B,T,A), values (B,T), state): one pass of
+        the CNN, T of the LSTM.
 
         Where mask (B,T) is False the frame is padding and the state stays as it was.
         """
         if not frames.is_floating_point():
-            raise UserError(f"The policy reads float frames in [0,1], not {frames.dtype}: use replay.to_float.")
-        pixels = (frames.flatten(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)  # two to three times as fast
+            raise UserError(
+                f"The policy reads float frames in [0,1], not {frames.dtype}: use replay.to_float."
+            )
+        # two to three times as fast
+        pixels = (frames.flatten(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
         features = self.convolutions(pixels).unflatten(0, frames.shape[:2])
         hidden = []
-        with torch.autocast(frames.device.type, enabled=False):  # in half precision the state would be rounded at every step
+        # in half precision the state would be rounded at every step
+        with torch.autocast(frames.device.type, enabled=False):
             for t in range(frames.shape[1]):
                 after = self.lstm(features[:, t].to(state[0].dtype), state)
                 state = after if mask is None else _choose(mask[:, t], after, state)
@@ -135,14 +183,17 @@ class ActorCritic(nn.Module):
         return self.actor(hidden), self.critic(hidden).squeeze(-1), state
 
 # %% ../nbs/08_actor_critic.ipynb #0c04e729
-def _choose(mask: Tensor, after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _choose(
+    mask: Tensor, after: tuple[Tensor, ...], before: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
     """Row by row `after` where mask (B,) is True, else `before`."""
     return tuple(torch.where(mask[:, None], new, old) for new, old in zip(after, before))
 
 # %% ../nbs/08_actor_critic.ipynb #7e47a6fc
 @torch.no_grad()
 def burn_in(policy: Policy, frames: Tensor, mask: Tensor | None = None):
-    """The state after watching T frames, float (B,T,3,H,W), without gradient; mask (B,T) False marks padding (Appendix A.3).
+    """The state after watching T frames, float (B,T,3,H,W), without gradient; mask (B,T) False
+    marks padding (Appendix A.3).
 
     Feed what the policy will see in the dream: frames that went through the tokenizer.
     """
@@ -151,25 +202,44 @@ def burn_in(policy: Policy, frames: Tensor, mask: Tensor | None = None):
 
 # %% ../nbs/08_actor_critic.ipynb #1ad384aa
 def counted_steps(endings: Tensor, count_after_end: bool) -> Tensor:
-    """Weights float (B,T): 1 for every step, or 0 for the steps after the first ending (the step that ends counts)."""
+    """Weights float (B,T).
+
+    1 for every step, or 0 for the steps after the first ending (the step that ends counts).
+    """
     if count_after_end:
         return torch.ones_like(endings, dtype=torch.float32)
     ended_before = endings.long().cumsum(1) - endings.long()
     return (ended_before == 0).float()
 
 # %% ../nbs/08_actor_critic.ipynb #59d14f86
-def actor_critic_loss(policy: Policy, rollout: Rollout, config: ActorCriticConfig, returns: ReturnEstimator = lambda_returns) -> dict[str, Tensor]:
-    """The three terms of equations 5 and 6 as scalars: actions (REINFORCE), values (squared error), entropy; total is the sum.
+def actor_critic_loss(
+    policy: Policy,
+    rollout: Rollout,
+    config: ActorCriticConfig,
+    returns: ReturnEstimator = lambda_returns,
+) -> dict[str, Tensor]:
+    """The three terms of equations 5 and 6 as scalars: actions (REINFORCE), values (squared error),
+    entropy; total is the sum.
 
-    Runs the policy once more over the rollout's H frames, this time with gradient; means are over the H-1 counted steps.
+    Runs the policy once more over the rollout's H frames, this time with gradient; means are over
+    the H-1 counted steps.
     """
     logits, values, _ = policy.unroll(rollout.frames, rollout.policy_state)
     log_probs, values = logits[:, :-1].float().log_softmax(-1), values.float()
-    targets = returns(rollout.rewards, values.detach(), rollout.endings, config.discount, config.lam).detach()
+    targets = returns(
+        rollout.rewards, values.detach(), rollout.endings, config.discount, config.lam
+    ).detach()
     chosen = log_probs.gather(-1, rollout.actions[..., None]).squeeze(-1)
     advantage = targets - values[:, :-1].detach()
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     weights = counted_steps(rollout.endings, config.count_after_end)
-    mean = lambda terms: (terms * weights).sum() / weights.sum()
+
+    def mean(terms):
+        return (terms * weights).sum() / weights.sum()
+
     squared = (values[:, :-1] - targets) ** 2
-    return {"actions": -mean(chosen * advantage), "values": mean(squared), "entropy": -config.entropy * mean(entropy)}
+    return {
+        "actions": -mean(chosen * advantage),
+        "values": mean(squared),
+        "entropy": -config.entropy * mean(entropy),
+    }

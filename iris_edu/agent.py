@@ -16,63 +16,120 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .settings import UserError, load_settings
-from .files import sentences
-from .envs import num_actions
-from .imagination import Dream
 from .actor_critic import sample_actions
-from .config import LEARNERS, Config, maker, make_environment
-from .runs import Header, check_same, derive_seed, has_checkpoint, load_checkpoint, load_weights, read_checkpoint, read_run, versions, write_checkpoint
+from .config import LEARNERS, Config, make_environment, maker
+from .envs import num_actions
+from .files import sentences
+from .imagination import Dream
+from iris_edu.runs import (
+    Header,
+    check_same,
+    derive_seed,
+    has_checkpoint,
+    load_checkpoint,
+    load_weights,
+    read_checkpoint,
+    read_run,
+    versions,
+    write_checkpoint,
+)
+from .settings import UserError, load_settings
 from .store import agent_file, data_folder, fingerprint, remake, shipped_agents, whole
 
 # %% ../nbs/A16_agent.ipynb #01530eeb
 class Agent(nn.Module):
     "Tokenizer, world model and actor-critic; `act` is all that the real game ever sees of them."
+
     def __init__(self, tokenizer, world_model, actor_critic):
         super().__init__()
         self.tokenizer, self.world_model, self.actor_critic = tokenizer, world_model, actor_critic
 
     @torch.no_grad()
     def act(self, frames, state, generator, temperature=1.0):
-        "Actions (B,) for frames float (B,3,H,W), and the next recurrent state (Algorithm 1, collect_experience)."
+        """Actions (B,) for frames float (B,3,H,W), and the next recurrent state (Algorithm 1,
+        collect_experience).
+        """
         logits, _, state = self.actor_critic(self.tokenizer.reconstruct(frames), state)
         return sample_actions(logits, generator, temperature), state
 
 
 def build_agent(config: Config, actions: int) -> Agent:
-    "The untrained agent of a configuration for a game with `actions` actions; the same seed gives the same weights."
-    part = lambda name: maker(config, name)
+    """The untrained agent of a configuration for a game with `actions` actions.
+
+    The same seed gives the same weights.
+    """
+
+    def part(name):
+        return maker(config, name)
+
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    tokenizer = part("tokenizer")(config.tokenizer, config.autoencoder, encoder=part("encoder"), decoder=part("decoder"), quantizer=part("quantizer"))
-    world_model = part("world_model")(config.world_model, config.transformer, tokenizer.vocabulary, actions, tokenizer.tokens_per_frame,
-                                      attention=part("attention"), positions=part("positions"), layout=part("layout"), heads=part("heads"))
-    return Agent(tokenizer, world_model, part("policy")(config.actor_critic, actions, config.autoencoder.size))
+    tokenizer = part("tokenizer")(
+        config.tokenizer,
+        config.autoencoder,
+        encoder=part("encoder"),
+        decoder=part("decoder"),
+        quantizer=part("quantizer"),
+    )
+    world_model = part("world_model")(
+        config.world_model,
+        config.transformer,
+        tokenizer.vocabulary,
+        actions,
+        tokenizer.tokens_per_frame,
+        attention=part("attention"),
+        positions=part("positions"),
+        layout=part("layout"),
+        heads=part("heads"),
+    )
+    return Agent(
+        tokenizer,
+        world_model,
+        part("policy")(config.actor_critic, actions, config.autoencoder.size),
+    )
 
 
 def build_dream(agent, config: Config) -> Dream:
-    "The dream (chapter 07) of anything with a tokenizer and a world model, with the sampler of the configuration."
-    return Dream(agent.tokenizer, agent.world_model, maker(config, "token_sampler")(config.imagination), config.imagination)
+    """The dream (chapter 07) of anything with a tokenizer and a world model, with the sampler of
+    the configuration.
+    """
+    return Dream(
+        agent.tokenizer,
+        agent.world_model,
+        maker(config, "token_sampler")(config.imagination),
+        config.imagination,
+    )
 
 
 def pick_device(name: str) -> torch.device:
     "The torch device that a name stands for; UserError if it is not there."
-    if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for and PyTorch sees no GPU: use --device cpu, or install a CUDA build of torch")
+        raise UserError(
+            "device cuda was asked for and PyTorch sees no GPU: use --device cpu, or install a CUDA build of torch"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name} was asked for and PyTorch sees {torch.cuda.device_count()} GPU: choose a lower number")
+        raise UserError(
+            f"device {name} was asked for and PyTorch sees {torch.cuda.device_count()} GPU: choose a lower number"
+        )
     return device
 
 # %% ../nbs/A16_agent.ipynb #902f44c1
 def out_of_memory(error: BaseException) -> bool:
     "Whether an error says that the memory of the machine or of the GPU is used up."
-    own = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the first since PyTorch 2.5
-    return isinstance(error, (MemoryError, own)) or isinstance(error, RuntimeError) and bool(re.search("allocate memory|out of memory|Storage size", str(error)))
+    # the first since PyTorch 2.5
+    own = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+    return (
+        isinstance(error, (MemoryError, own))
+        or isinstance(error, RuntimeError)
+        and bool(re.search("allocate memory|out of memory|Storage size", str(error)))
+    )
 
 # %% ../nbs/A16_agent.ipynb #f98677a5
 class Trained(NamedTuple):
     "What a checkpoint holds, in float32 and eval mode; a part that it does not hold is None."
+
     config: Config
     tokenizer: nn.Module | None
     world_model: nn.Module | None
@@ -84,7 +141,10 @@ class Trained(NamedTuple):
     def need(self, *parts):
         "The parts of these names; UserError if the checkpoint holds no such part."
         missing = [part for part in parts if getattr(self, part) is None]
-        if missing: raise UserError(f"This checkpoint holds no {' and no '.join(missing)}: train one, or load a checkpoint that does.")
+        if missing:
+            raise UserError(
+                f"This checkpoint holds no {' and no '.join(missing)}: train one, or load a checkpoint that does."
+            )
         return [getattr(self, part) for part in parts]
 
     @property
@@ -106,45 +166,73 @@ class Trained(NamedTuple):
 
 # %% ../nbs/A16_agent.ipynb #085fc366
 def load_trained(source, folder=None, device="cpu", trust: Iterable[str] = ()) -> Trained:
-    """The agent of a run folder, of a file, or of a name in the data folder, as Trained; no game is opened.
+    """The agent of a run folder, of a file, or of a name in the data folder, as Trained; no game is
+    opened.
 
-    A checkpoint that names a tokenizer in place of holding one gets it from the data folder. UserError if it is missing, damaged,
+    A checkpoint that names a tokenizer in place of holding one gets it from the data folder.
+    UserError if it is missing, damaged,
     of another version, or would run code of modules that are not in `trust`.
     """
     tensors, header, place, mend = _find(source, folder, trust)
-    try: parts = _load_parts(tensors, header, place)
-    except UserError as error: raise UserError(f"{place} does not fit this version of iris_edu ({str(error).rstrip('.')}): {mend}") from error
-    if "tokenizer" in header.facts: parts["tokenizer"] = _named_tokenizer(source, header.facts, folder)
+    try:
+        parts = _load_parts(tensors, header, place)
+    except UserError as error:
+        raise UserError(
+            f"{place} does not fit this version of iris_edu ({str(error).rstrip('.')}): {mend}"
+        ) from error
+    if "tokenizer" in header.facts:
+        parts["tokenizer"] = _named_tokenizer(source, header.facts, folder)
     parts = {name: part and part.to(pick_device(device)).eval() for name, part in parts.items()}
-    return Trained(header.config, **parts, facts=header.facts, epoch=header.epoch, actions=header.actions)
+    return Trained(
+        header.config, **parts, facts=header.facts, epoch=header.epoch, actions=header.actions
+    )
 
 
 def is_shipped(source, folder=None) -> bool:
     "Whether a source is the name of an agent in the data folder."
     name = str(source)
-    if name in shipped_agents(folder): return True
-    with suppress(OSError): return bool(re.fullmatch(r"[\w.-]+", name)) and (data_folder(folder) / agent_file(name)).is_file()
+    if name in shipped_agents(folder):
+        return True
+    with suppress(OSError):
+        return (
+            bool(re.fullmatch(r"[\w.-]+", name))
+            and (data_folder(folder) / agent_file(name)).is_file()
+        )
     return False
 
 
 def _find(source, folder, trust):
-    "(tensors, header with a configuration, the place in words, what to do if it does not fit) of an agent; UserError if there is none."
+    """(tensors, header with a configuration, the place in words, what to do if it does not fit) of
+    an agent; UserError if there is none.
+    """
     if is_shipped(source, folder):
         path, mend = whole(agent_file(str(source)), folder), remake(agent_file(str(source)))
         return *read_checkpoint(path, trust, mend), path, mend
     path = Path(source)
-    with sentences(source): is_folder, is_file = path.is_dir(), path.is_file()
-    if is_folder: return *_of_run(path, trust), path, "use the version that trained it"
-    if not is_file: raise UserError(f"There is no run and no checkpoint {str(source)!r}: name the folder of a run, a file, or one of {', '.join(shipped_agents(folder))}.")
+    with sentences(source):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
+        return *_of_run(path, trust), path, "use the version that trained it"
+    if not is_file:
+        raise UserError(
+            f"There is no run and no checkpoint {str(source)!r}: name the folder of a run, a file, or one of {', '.join(shipped_agents(folder))}."
+        )
     tensors, header = read_checkpoint(path, trust)
-    if header.config is None: raise UserError(f"{path} does not say its configuration: give the run folder that it lies in")
+    if header.config is None:
+        raise UserError(
+            f"{path} does not say its configuration: give the run folder that it lies in"
+        )
     return tensors, header, path, "use the version that trained it"
 
 
 def _of_run(run_dir, trust, untrained=False):
-    "(tensors, header with a configuration) of a run's newest checkpoint; no tensors for an untrained run, if that is allowed."
+    """(tensors, header with a configuration) of a run's newest checkpoint.
+
+    No tensors for an untrained run, if that is allowed.
+    """
     run = read_run(run_dir, trust)
-    if untrained and not has_checkpoint(run_dir): return {}, Header(run.config, run.actions)
+    if untrained and not has_checkpoint(run_dir):
+        return {}, Header(run.config, run.actions)
     tensors, header = load_checkpoint(run_dir, trust)
     check_same(run, header, run_dir)
     return tensors, header if header.config else _with_config(header, run)
@@ -152,37 +240,55 @@ def _of_run(run_dir, trust, untrained=False):
 
 def _with_config(header: Header, run) -> Header:
     "The header of a run of format 1, whose configuration stands in config.json."
-    return Header(run.config, run.actions, epoch=header.epoch, scales=header.scales, versions=run.versions)
+    return Header(
+        run.config, run.actions, epoch=header.epoch, scales=header.scales, versions=run.versions
+    )
 
 
 def _load_parts(tensors, header, place, untrained=False) -> dict:
-    "The networks that a checkpoint holds by name, None for the others; an `untrained` run without a checkpoint has them as they were drawn."
+    """The networks that a checkpoint holds by name, None for the others.
+
+    An `untrained` run without a checkpoint has them as they were drawn.
+    """
     actions = header.actions or _actions_of(tensors)
-    with torch.random.fork_rng(devices=[]): agent = build_agent(header.config, actions or _ask_game(header))
-    for part in () if untrained and not tensors else header.parts: load_weights(getattr(agent, part), tensors, f"agent.{part}", place)
+    with torch.random.fork_rng(devices=[]):
+        agent = build_agent(header.config, actions or _ask_game(header))
+    for part in () if untrained and not tensors else header.parts:
+        load_weights(getattr(agent, part), tensors, f"agent.{part}", place)
     return {part: getattr(agent, part) if part in header.parts else None for part in LEARNERS}
 
 
 def _actions_of(tensors) -> int | None:
-    "The number of actions by the tables of our own networks, for checkpoints of format 1, which do not say it."
+    """The number of actions by the tables of our own networks, for checkpoints of format 1, which
+    do not say it.
+    """
     for name in ("agent.world_model.layout.action_table.weight", "agent.actor_critic.actor.weight"):
-        if name in tensors: return len(tensors[name])
+        if name in tensors:
+            return len(tensors[name])
     return None
 
 
 def _ask_game(header) -> int:
     "The number of actions where nothing says it: any for a tokenizer alone, else the game's own."
-    if header.parts == ("tokenizer",): return 1
+    if header.parts == ("tokenizer",):
+        return 1
     env = make_environment(header.config)
-    try: return num_actions(env)
-    finally: env.close()
+    try:
+        return num_actions(env)
+    finally:
+        env.close()
 
 
 def _named_tokenizer(source, facts, folder):
-    "The tokenizer that a checkpoint was trained with; UserError if the file of that name holds another one by now."
+    """The tokenizer that a checkpoint was trained with.
+
+    UserError if the file of that name holds another one by now.
+    """
     name = str(facts["tokenizer"])
     if fingerprint(whole(agent_file(name), folder))[1] != _sum_of_tokenizer(facts):
-        raise UserError(f"{source} learnt the words of another {name} than the one in data/: {remake(agent_file(str(source)))}")
+        raise UserError(
+            f"{source} learnt the words of another {name} than the one in data/: {remake(agent_file(str(source)))}"
+        )
     return load_trained(name, folder).tokenizer
 
 
@@ -192,32 +298,65 @@ def _sum_of_tokenizer(facts) -> str | None:
     return noted.get("sha256") if isinstance(noted, dict) else noted
 
 
-def load_run(run_dir, device="auto", untrained=False, trust: Iterable[str] = ()) -> tuple[Config, Agent]:
-    "Configuration and trained agent, in eval mode, of a run folder; `untrained` allows one that has no checkpoint yet."
+def load_run(
+    run_dir, device="auto", untrained=False, trust: Iterable[str] = ()
+) -> tuple[Config, Agent]:
+    """Configuration and trained agent, in eval mode, of a run folder.
+
+    `untrained` allows one that has no checkpoint yet.
+    """
     tensors, header = _of_run(run_dir, trust, untrained)
     parts = _load_parts(tensors, header, run_dir, untrained)
     return header.config, Agent(**parts).to(pick_device(device)).eval()
 
 # %% ../nbs/A16_agent.ipynb #17d45195
 def beside(source, name: str) -> Path:
-    "Where a file that belongs to an agent is written: in its run folder, beside its file, or, for a shipped one, in the folder of runs."
-    if is_shipped(source): return load_settings().runs / f"{source}.{name}"
+    """Where a file that belongs to an agent is written.
+
+    In its run folder, beside its file, or, for a shipped one, in the folder of runs.
+    """
+    if is_shipped(source):
+        return load_settings().runs / f"{source}.{name}"
     path = Path(source)
     return path.with_name(f"{path.stem}.{name}") if path.is_file() else path / name
 
 # %% ../nbs/A16_agent.ipynb #2092aaaf
-def save_agent(path, modules: dict[str, nn.Module], config: Config, actions: int, facts: dict, epoch: int = 0) -> None:
-    "Write {part: module} as a checkpoint in half precision, with the configuration and the facts of the training."
+def save_agent(
+    path, modules: dict[str, nn.Module], config: Config, actions: int, facts: dict, epoch: int = 0
+) -> None:
+    """Write {part: module} as a checkpoint in half precision, with the configuration and the facts
+    of the training.
+    """
     unknown = [part for part in modules if part not in LEARNERS]
-    if unknown or not modules: raise UserError(f"A checkpoint holds some of {', '.join(LEARNERS)}, not {', '.join(unknown) or 'nothing'}.")
-    tensors = {f"agent.{part}.{name}": halved(name, tensor) for part, module in modules.items() for name, tensor in module.state_dict().items()}
+    if unknown or not modules:
+        raise UserError(
+            f"A checkpoint holds some of {', '.join(LEARNERS)}, not {', '.join(unknown) or 'nothing'}."
+        )
+    tensors = {
+        f"agent.{part}.{name}": halved(name, tensor)
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
     facts = {"versions": versions()} | facts
-    write_checkpoint(path, tensors, Header(config, actions, tuple(modules), epoch=epoch, versions=facts["versions"], facts=facts))
+    write_checkpoint(
+        path,
+        tensors,
+        Header(
+            config, actions, tuple(modules), epoch=epoch, versions=facts["versions"], facts=facts
+        ),
+    )
 
 
 def halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    "A tensor as it is stored: floats in half precision, everything else as it is; UserError if a number does not fit."
+    """A tensor as it is stored: floats in half precision, everything else as it is.
+
+    UserError if a number does not fit.
+    """
     tensor = tensor.detach().cpu().contiguous()
-    if not tensor.is_floating_point(): return tensor
-    if not tensor.half().isfinite().all(): raise UserError(f"{name} holds a number that half precision cannot: the training went wrong, or the part needs another scale.")
+    if not tensor.is_floating_point():
+        return tensor
+    if not tensor.half().isfinite().all():
+        raise UserError(
+            f"{name} holds a number that half precision cannot: the training went wrong, or the part needs another scale."
+        )
     return tensor.half()

@@ -24,27 +24,44 @@ def down(channels):
     "Halve height and width: pad one pixel right and below, then a 3×3 convolution with stride 2."
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
 
+
 def up(channels):
     "Double height and width: repeat every pixel, then a 3×3 convolution."
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1))
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1)
+    )
 
 # %% ../nbs/03_autoencoder.ipynb #27aed3c4
 def check_sizes(config):
-    "UserError unless the frame can be halved down to a square grid of tokens and the groups divide the channels."
+    """UserError unless the frame can be halved down to a square grid of tokens and the groups
+    divide the channels.
+    """
     size, tokens, grid = config.size, config.tokens, isqrt(config.tokens)
     if grid * grid != tokens:
-        raise UserError(f"tokens={tokens} is not a square number, so it makes no grid; use for example {grid ** 2} or {(grid + 1) ** 2}.")
+        raise UserError(
+            f"tokens={tokens} is not a square number, so it makes no grid; use for example {grid**2} or {(grid + 1) ** 2}."
+        )
     if size % grid or (size // grid).bit_count() != 1:
-        raise UserError(f"A frame of size={size} cannot be halved down to a grid of {grid}; size divided by the square root of tokens must be a power of two, as in 64 / 4.")
+        raise UserError(
+            f"A frame of size={size} cannot be halved down to a grid of {grid}; size divided by the square root of tokens must be a power of two, as in 64 / 4."
+        )
     if size // grid % config.patch:
-        raise UserError(f"patch={config.patch} does not divide the {size // grid} pixels that one token covers in each direction; use a smaller power of two.")
+        raise UserError(
+            f"patch={config.patch} does not divide the {size // grid} pixels that one token covers in each direction; use a smaller power of two."
+        )
     if config.channels % config.groups:
-        raise UserError(f"groups={config.groups} does not divide channels={config.channels}; make channels a multiple of groups.")
+        raise UserError(
+            f"groups={config.groups} does not divide channels={config.channels}; make channels a multiple of groups."
+        )
 
 # %% ../nbs/03_autoencoder.ipynb #762392a8
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    "Sizes of the encoder and the decoder (paper: table 2); an impossible combination raises UserError."
+    """Sizes of the encoder and the decoder (paper: table 2).
+
+    An impossible combination raises UserError.
+    """
+
     size: Width = 64
     "Height and width of a frame in pixels (paper: 64, table 2)."
     tokens: Count = 16
@@ -78,16 +95,25 @@ class AutoencoderConfig:
 
 # %% ../nbs/03_autoencoder.ipynb #5828a6a3
 def norm_swish_conv(channels, groups, out=None, kernel=3):
-    "GroupNorm, swish, convolution: the unit from which everything here is made; (B,C,H,W) -> (B,out,H,W)."
-    return nn.Sequential(nn.GroupNorm(groups, channels, eps=1e-6), nn.SiLU(),
-                         nn.Conv2d(channels, out or channels, kernel, padding=kernel // 2))
+    """GroupNorm, swish, convolution: the unit from which everything here is made.
+
+    (B,C,H,W) -> (B,out,H,W).
+    """
+    return nn.Sequential(
+        nn.GroupNorm(groups, channels, eps=1e-6),
+        nn.SiLU(),
+        nn.Conv2d(channels, out or channels, kernel, padding=kernel // 2),
+    )
 
 # %% ../nbs/03_autoencoder.ipynb #501eb77f
 class ResidualBlock(nn.Module):
     "Two convolutions that add a correction to their input: (B,C,H,W) -> (B,C,H,W)."
+
     def __init__(self, channels, groups):
         super().__init__()
-        self.body = nn.Sequential(norm_swish_conv(channels, groups), norm_swish_conv(channels, groups))
+        self.body = nn.Sequential(
+            norm_swish_conv(channels, groups), norm_swish_conv(channels, groups)
+        )
 
     def forward(self, x):
         "(B,C,H,W) -> (B,C,H,W)."
@@ -95,7 +121,11 @@ class ResidualBlock(nn.Module):
 
 # %% ../nbs/03_autoencoder.ipynb #2cc0028d
 class AttentionBlock(nn.Module):
-    "Single-head self-attention over all positions of a feature map, residual: (B,C,H,W) -> (B,C,H,W)."
+    """Single-head self-attention over all positions of a feature map, residual.
+
+    (B,C,H,W) -> (B,C,H,W).
+    """
+
     def __init__(self, channels, groups):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
@@ -109,24 +139,40 @@ class AttentionBlock(nn.Module):
 
 # %% ../nbs/03_autoencoder.ipynb #dc3ece86
 def level(config, resolution, blocks):
-    "The residual blocks of one resolution, each followed by attention where the config asks for it; a list of modules."
+    """The residual blocks of one resolution, each followed by attention where the config asks for
+    it; a list of modules.
+    """
     kinds = [ResidualBlock, AttentionBlock] if resolution in config.attention else [ResidualBlock]
     return [kind(config.channels, config.groups) for _ in range(blocks) for kind in kinds]
 
+
 def middle(config):
-    "Residual block, attention, residual block at the resolution of the token grid; a list of modules."
-    return [kind(config.channels, config.groups) for kind in (ResidualBlock, AttentionBlock, ResidualBlock)]
+    """Residual block, attention, residual block at the resolution of the token grid.
+
+    A list of modules.
+    """
+    return [
+        kind(config.channels, config.groups)
+        for kind in (ResidualBlock, AttentionBlock, ResidualBlock)
+    ]
 
 # %% ../nbs/03_autoencoder.ipynb #e7a25f6b
 class Encoder(nn.Module):
     "Frames (B,3,H,W) in [0,1] -> latent (B,latent,grid,grid); section 2.1, table 2."
+
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        parts = [nn.PixelUnshuffle(config.patch), nn.Conv2d(3 * config.patch**2, config.channels, 3, padding=1)]
+        parts = [
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(3 * config.patch**2, config.channels, 3, padding=1),
+        ]
         for i in range(config.layers + 1):
-            if i: parts.append(down(config.channels))
+            if i:
+                parts.append(down(config.channels))
             parts += level(config, config.size // config.patch >> i, config.residual_blocks)
-        self.body = nn.Sequential(*parts, *middle(config), norm_swish_conv(config.channels, config.groups, config.latent))
+        self.body = nn.Sequential(
+            *parts, *middle(config), norm_swish_conv(config.channels, config.groups, config.latent)
+        )
 
     def forward(self, frames):
         "(B,3,H,W) in [0,1] -> (B,latent,grid,grid)."
@@ -134,14 +180,23 @@ class Encoder(nn.Module):
 
 # %% ../nbs/03_autoencoder.ipynb #a4c956f3
 class Decoder(nn.Module):
-    "Latent (B,latent,grid,grid) -> frames (B,3,H,W) in the scale [0,1], not clamped; section 2.1, table 2."
+    """Latent (B,latent,grid,grid) -> frames (B,3,H,W) in the scale [0,1], not clamped.
+
+    Section 2.1, table 2.
+    """
+
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         parts = [nn.Conv2d(config.latent, config.channels, 3, padding=1), *middle(config)]
         for i in reversed(range(config.layers + 1)):
             parts += level(config, config.size // config.patch >> i, config.residual_blocks + 1)
-            if i: parts.append(up(config.channels))
-        self.body = nn.Sequential(*parts, norm_swish_conv(config.channels, config.groups, 3 * config.patch**2), nn.PixelShuffle(config.patch))
+            if i:
+                parts.append(up(config.channels))
+        self.body = nn.Sequential(
+            *parts,
+            norm_swish_conv(config.channels, config.groups, 3 * config.patch**2),
+            nn.PixelShuffle(config.patch),
+        )
 
     def forward(self, latent):
         "(B,latent,grid,grid) -> (B,3,H,W), not clamped."
@@ -149,24 +204,37 @@ class Decoder(nn.Module):
 
 # %% ../nbs/03_autoencoder.ipynb #76a0a585
 class PatchEncoder(nn.Module):
-    "Each token's patch of the frame alone, through two linear layers: frames (B,3,H,W) in [0,1] -> latent (B,latent,grid,grid)."
+    """Each token's patch of the frame alone, through two linear layers.
+
+    Frames (B,3,H,W) in [0,1] -> latent (B,latent,grid,grid).
+    """
+
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.patch = config.size // config.grid
-        self.body = nn.Sequential(nn.Linear(3 * self.patch**2, 2 * config.latent), nn.SiLU(), nn.Linear(2 * config.latent, config.latent))
+        self.body = nn.Sequential(
+            nn.Linear(3 * self.patch**2, 2 * config.latent),
+            nn.SiLU(),
+            nn.Linear(2 * config.latent, config.latent),
+        )
 
     def forward(self, frames):
         "frames (B,3,H,W) in [0,1] -> latent (B,D,h,w), each from its own patch."
-        patches = rearrange(2 * frames - 1, "b c (h p) (w q) -> b h w (c p q)", p=self.patch, q=self.patch)
+        patches = rearrange(
+            2 * frames - 1, "b c (h p) (w q) -> b h w (c p q)", p=self.patch, q=self.patch
+        )
         return rearrange(self.body(patches), "b h w d -> b d h w")
 
 # %% ../nbs/03_autoencoder.ipynb #b2df46a3
 class EncoderLike(Protocol):
     "What the tokenizer needs of an encoder; it is made by calling it with an AutoencoderConfig."
+
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         "(B,3,size,size) in [0,1] -> (B,latent,grid,grid)"
 
+
 class DecoderLike(Protocol):
     "What the tokenizer needs of a decoder; it is made by calling it with an AutoencoderConfig."
+
     def __call__(self, latent: torch.Tensor) -> torch.Tensor:
         "(B,latent,grid,grid) -> (B,3,size,size) in the scale [0,1], not clamped"

@@ -39,40 +39,61 @@ ACTOR_CRITIC = ActorCriticConfig(channels=(8, 8, 16, 16), hidden=64, burn_in=5, 
 
 # %% ../nbs/A4_checks.ipynb #b974164d
 class ContractError(AssertionError):
-    "A part broke its protocol's promise; the message is one sentence: what is wrong and what was expected."
+    """A part broke its protocol's promise.
+
+    The message is one sentence: what is wrong and what was expected.
+    """
 
 
 def _expect(condition, sentence):
     "Raise ContractError with the sentence unless the condition holds."
-    if not condition: raise ContractError(sentence)
+    if not condition:
+        raise ContractError(sentence)
 
 # %% ../nbs/A4_checks.ipynb #a181b575
 @contextmanager
 def _calling(what):
-    "Run the part's own code: an error in it becomes a ContractError that names the call; UserError passes."
-    try: yield
-    except (ContractError, UserError): raise
-    except Exception as error: raise ContractError(f"{what} raised {type(error).__name__}: {error}") from error
+    """Run the part's own code: an error in it becomes a ContractError that names the call.
+
+    UserError passes.
+    """
+    try:
+        yield
+    except (ContractError, UserError):
+        raise
+    except Exception as error:
+        raise ContractError(f"{what} raised {type(error).__name__}: {error}") from error
 
 # %% ../nbs/A4_checks.ipynb #69e9f359
 def _tensors(result):
     "All tensors in a result of nested tuples, lists and dicts, in order."
-    if isinstance(result, torch.Tensor): return [result]
-    if isinstance(result, dict): result = list(result.values())
-    if isinstance(result, (tuple, list)): return [t for part in result for t in _tensors(part)]
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, (tuple, list)):
+        return [t for part in result for t in _tensors(part)]
     return []
 
 
 def _close(a, b, tolerance=1e-5):
     "Are two results equal to the tolerance, tensor by tensor?"
     pairs = list(zip(_tensors(a), _tensors(b), strict=True))
-    return all(x.shape == y.shape and torch.allclose(x.double(), y.double(), tolerance, tolerance) for x, y in pairs)
+    return all(
+        x.shape == y.shape and torch.allclose(x.double(), y.double(), tolerance, tolerance)
+        for x, y in pairs
+    )
 
 
 def _expect_tensor(name, value, shape, dtype=torch.float32):
     "The result called `name` must be a finite tensor of this shape and dtype."
-    _expect(isinstance(value, torch.Tensor), f"{name} is a {type(value).__name__}, expected a tensor.")
-    _expect(value.shape == torch.Size(shape), f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}.")
+    _expect(
+        isinstance(value, torch.Tensor), f"{name} is a {type(value).__name__}, expected a tensor."
+    )
+    _expect(
+        value.shape == torch.Size(shape),
+        f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}.",
+    )
     _expect(value.dtype == dtype, f"{name} has dtype {value.dtype}, expected {dtype}.")
     _expect(torch.isfinite(value).all(), f"{name} holds values that are not finite.")
 
@@ -80,7 +101,9 @@ def _expect_tensor(name, value, shape, dtype=torch.float32):
 def _expect_within(name, value, low, high):
     "The result called `name` must lie in [low, high]."
     inside = low <= value.min() and value.max() <= high
-    _expect(inside, f"{name} runs from {value.min():g} to {value.max():g}, expected {low} to {high}.")
+    _expect(
+        inside, f"{name} runs from {value.min():g} to {value.max():g}, expected {low} to {high}."
+    )
 
 # %% ../nbs/A4_checks.ipynb #6c2a26ef
 def _generator(seed=0):
@@ -99,127 +122,207 @@ def _integers(high, *shape, seed=0):
 
 
 def _build(name, factory, *args, **parts):
-    "The part, built in eval mode from seed 0 without touching the global generator, and how to build another."
+    """The part, built in eval mode from seed 0 without touching the global generator, and how to
+    build another.
+    """
+
     def build(seed=0):
         with torch.random.fork_rng(devices=[]), _calling(f"building the {name}"):
             torch.manual_seed(seed)
             part = factory(*args, **parts)
             return part.eval() if isinstance(part, torch.nn.Module) else part
+
     return build(), build
 
 # %% ../nbs/A4_checks.ipynb #28b9ccd1
 def _expect_repeatable(name, call):
     "Calling twice must give the same result."
-    with _calling(name): first, second = call(), call()
-    _expect(_close(first, second, 0), f"{name} gives two results for the same input, expected the same both times.")
+    with _calling(name):
+        first, second = call(), call()
+    _expect(
+        _close(first, second, 0),
+        f"{name} gives two results for the same input, expected the same both times.",
+    )
 
 
 def _expect_seeded(name, draw):
     "A draw must take its randomness from the generator it is given, and from nothing else."
-    with _calling(name): first, second = draw(_generator(7)), draw(_generator(7))
-    _expect(_close(first, second, 0), f"{name} differs under the same seed, expected all randomness from the generator.")
+    with _calling(name):
+        first, second = draw(_generator(7)), draw(_generator(7))
+    _expect(
+        _close(first, second, 0),
+        f"{name} differs under the same seed, expected all randomness from the generator.",
+    )
 
 
 def _expect_rows_apart(name, call, *batches):
     "The first row of a batch must get the same result alone."
-    with _calling(name): together, alone = call(*batches), call(*(b[:1] for b in batches))
+    with _calling(name):
+        together, alone = call(*batches), call(*(b[:1] for b in batches))
     same = _close([t[:1] for t in _tensors(together)], alone, 1e-4)
     _expect(same, f"{name} depends on the other rows of the batch, expected every row by itself.")
 
 
 def _expect_gradients(name, module, loss):
     "Every trainable parameter must get a finite gradient from the loss."
-    with _calling(f"the gradient of the {name}"): loss.backward()
+    with _calling(f"the gradient of the {name}"):
+        loss.backward()
     for label, p in getattr(module, "named_parameters", list)():
-        if not p.requires_grad: continue
-        _expect(p.grad is not None, f"The {name}'s parameter {label} gets no gradient, expected every one to learn.")
-        _expect(torch.isfinite(p.grad).all(), f"The {name}'s parameter {label} gets a gradient that is not finite.")
+        if not p.requires_grad:
+            continue
+        _expect(
+            p.grad is not None,
+            f"The {name}'s parameter {label} gets no gradient, expected every one to learn.",
+        )
+        _expect(
+            torch.isfinite(p.grad).all(),
+            f"The {name}'s parameter {label} gets a gradient that is not finite.",
+        )
 
 
 def _expect_saveable(name, part, build, call):
     "A second part that loads the first one's saved state must give the same result."
-    if not isinstance(part, torch.nn.Module): return
+    if not isinstance(part, torch.nn.Module):
+        return
     with _calling(f"saving and loading the {name}"), torch.no_grad():
         other = build(seed=1)
         other.load_state_dict(load(save({k: v.contiguous() for k, v in part.state_dict().items()})))
         same = _close(call(part), call(other))
-    _expect(same, f"The {name} answers differently after saving and loading, expected all it has learnt in state_dict.")
+    _expect(
+        same,
+        f"The {name} answers differently after saving and loading, expected all it has learnt in state_dict.",
+    )
 
 # %% ../nbs/A4_checks.ipynb #e12a1215
 def check_environment(make):
-    "make(EnvConfig, train) → gymnasium env: uint8 frames, Discrete actions, the same game from the same seed (chapter 01)."
+    """make(EnvConfig, train) → gymnasium env.
+
+    Uint8 frames, Discrete actions, the same game from the same seed (chapter 01).
+    """
     config = EnvConfig(game="Catch")
     for train in (True, False):
-        with _calling(f"make(config, train={train})"): env = make(config, train=train)
+        with _calling(f"make(config, train={train})"):
+            env = make(config, train=train)
         counted = hasattr(env.action_space, "n") and getattr(env.action_space, "start", 0) == 0
-        _expect(counted, f"The action space is {env.action_space}, expected Discrete, counted from 0.")
-        with _calling("playing two games"): games = [_play(env, config.size) for _ in range(2)]
-        _expect(games[0] == games[1], "The same seed and actions give two different games, expected the same frames bit for bit.")
+        _expect(
+            counted, f"The action space is {env.action_space}, expected Discrete, counted from 0."
+        )
+        with _calling("playing two games"):
+            games = [_play(env, config.size) for _ in range(2)]
+        _expect(
+            games[0] == games[1],
+            "The same seed and actions give two different games, expected the same frames bit for bit.",
+        )
         env.close()
 
 # %% ../nbs/A4_checks.ipynb #32fae369
 def _play(env, size, steps=100):
-    "One game under fixed actions: what was seen, step by step, as bytes and numbers; each step is checked."
+    """One game under fixed actions: what was seen, step by step, as bytes and numbers.
+
+    Each step is checked.
+    """
     frame, info = env.reset(seed=3)
     seen = [_frame_bytes(frame, size)]
     for action in np.random.default_rng(0).integers(env.action_space.n, size=steps):
         frame, reward, terminated, truncated, info = env.step(int(action))
         _expect(np.isfinite(reward), f"The reward is {reward}, expected a finite number.")
         for name, flag in dict(terminated=terminated, truncated=truncated).items():
-            _expect(isinstance(flag, (bool, np.bool_)), f"{name} is a {type(flag).__name__}, expected a bool.")
+            _expect(
+                isinstance(flag, (bool, np.bool_)),
+                f"{name} is a {type(flag).__name__}, expected a bool.",
+            )
         seen.append((_frame_bytes(frame, size), float(reward), bool(terminated), bool(truncated)))
-        if terminated or truncated: frame, info = env.reset()
+        if terminated or truncated:
+            frame, info = env.reset()
     return seen
 
 # %% ../nbs/A4_checks.ipynb #44649ce5
 def _frame_bytes(frame, size):
     "The frame's bytes, once it is known to be uint8 (H,W,3)."
     found = f"{getattr(frame, 'dtype', type(frame).__name__)} {getattr(frame, 'shape', '')}"
-    good = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape == (size, size, 3)
+    good = (
+        isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape == (size, size, 3)
+    )
     _expect(good, f"The frame is {found}, expected uint8 ({size}, {size}, 3).")
     return frame.tobytes()
 
 # %% ../nbs/A4_checks.ipynb #e3de2a2c
 def check_segment_sampler(sampler):
-    "sampler(lengths, n, length, anchor, generator) → (episode (n,), start (n,)): segments that hold a real step (chapter 02)."
+    """sampler(lengths, n, length, anchor, generator) → (episode (n,), start (n,)).
+
+    Segments that hold a real step (chapter 02).
+    """
     lengths, n, length = torch.tensor([3, 1, 20, 7]), 256, 5
     before = lengths.clone()
     for anchor, low, high in (("start", 0, -1), ("end", 1 - length, -length)):
         name = f"sampler(anchor={anchor!r})"
-        with _calling(name): episode, start = sampler(lengths, n, length, anchor, _generator())
+        with _calling(name):
+            episode, start = sampler(lengths, n, length, anchor, _generator())
         _expect_tensor(f"{name}: episode", episode, (n,), torch.int64)
         _expect_tensor(f"{name}: start", start, (n,), torch.int64)
         _expect_within(f"{name}: episode", episode, 0, len(lengths) - 1)
         outside = (start < low) | (start > lengths[episode] + high)
         what = "first step" if anchor == "start" else "last step"
-        _expect(not outside.any(), f"{name} gives {int(outside.sum())} segments whose {what} lies outside the episode, expected none.")
+        _expect(
+            not outside.any(),
+            f"{name} gives {int(outside.sum())} segments whose {what} lies outside the episode, expected none.",
+        )
         _expect_seeded(name, lambda g: sampler(lengths, n, length, anchor, g))
-        _expect(len(episode.unique()) > 1, f"{name} always chooses episode {int(episode[0])}, expected every episode to have a chance.")
-    _expect(torch.equal(lengths, before), "The sampler changes the lengths it was given, expected them untouched.")
+        _expect(
+            len(episode.unique()) > 1,
+            f"{name} always chooses episode {int(episode[0])}, expected every episode to have a chance.",
+        )
+    _expect(
+        torch.equal(lengths, before),
+        "The sampler changes the lengths it was given, expected them untouched.",
+    )
 
 # %% ../nbs/A4_checks.ipynb #8b613d90
 def check_encoder(factory):
-    "factory(AutoencoderConfig): frames (B,3,H,W) in [0,1] → (B,latent,grid,grid), for 16 and for 64 tokens (chapter 03)."
+    """factory(AutoencoderConfig).
+
+    Frames (B,3,H,W) in [0,1] → (B,latent,grid,grid), for 16 and for 64 tokens (chapter 03).
+    """
     for config in (AUTOENCODER, replace(AUTOENCODER, tokens=64)):
-        _check_map("encoder", factory, config, _random(2, 3, config.size, config.size),
-                   (2, config.latent, config.grid, config.grid))
+        _check_map(
+            "encoder",
+            factory,
+            config,
+            _random(2, 3, config.size, config.size),
+            (2, config.latent, config.grid, config.grid),
+        )
 
 # %% ../nbs/A4_checks.ipynb #090d2187
 def check_decoder(factory):
-    "factory(AutoencoderConfig): latent (B,latent,grid,grid) → frames (B,3,H,W), for 16 and for 64 tokens (chapter 03)."
+    """factory(AutoencoderConfig).
+
+    Latent (B,latent,grid,grid) → frames (B,3,H,W), for 16 and for 64 tokens (chapter 03).
+    """
     for config in (AUTOENCODER, replace(AUTOENCODER, tokens=64)):
-        _check_map("decoder", factory, config, _random(2, config.latent, config.grid, config.grid),
-                   (2, 3, config.size, config.size))
+        _check_map(
+            "decoder",
+            factory,
+            config,
+            _random(2, config.latent, config.grid, config.grid),
+            (2, 3, config.size, config.size),
+        )
 
 # %% ../nbs/A4_checks.ipynb #64d0ed4f
 def _check_map(name, factory, config, x, shape):
-    "A module from one tensor to another: shape, repeatable, row by row, gradients everywhere, saveable."
+    """A module from one tensor to another.
+
+    Shape, repeatable, row by row, gradients everywhere, saveable.
+    """
     module, build = _build(name, factory, config)
     x.requires_grad_()
-    with _calling(f"{name}(x)"): y = module(x)
+    with _calling(f"{name}(x)"):
+        y = module(x)
     _expect_tensor(f"{name}(x)", y, shape)
     _expect_gradients(name, module, y.square().sum())
-    _expect(x.grad is not None and x.grad.any(), f"No gradient comes out of the {name} at its input, expected one to pass through.")
+    _expect(
+        x.grad is not None and x.grad.any(),
+        f"No gradient comes out of the {name} at its input, expected one to pass through.",
+    )
     with torch.no_grad():
         _expect_repeatable(f"{name}(x)", lambda: module(x))
         _expect_rows_apart(f"{name}(x)", module, x)
@@ -227,17 +330,26 @@ def _check_map(name, factory, config, x, shape):
 
 # %% ../nbs/A4_checks.ipynb #834691bb
 def check_quantizer(factory):
-    "factory(TokenizerConfig): z (B,D,h,w) → Quantized; embed(tokens) gives back the latent (chapter 04)."
+    """factory(TokenizerConfig): z (B,D,h,w) → Quantized.
+
+    Embed(tokens) gives back the latent (chapter 04).
+    """
     quantizer, build = _build("quantizer", factory, TOKENIZER)
     z = (_random(2, TOKENIZER.dim, 4, 4) - 0.5).requires_grad_()
-    with _calling("quantizer(z)"): out = quantizer(z)
-    with _calling("Quantized"): latent, tokens, loss = out.latent, out.tokens, out.loss
+    with _calling("quantizer(z)"):
+        out = quantizer(z)
+    with _calling("Quantized"):
+        latent, tokens, loss = out.latent, out.tokens, out.loss
     _expect_tensor("latent", latent, z.shape)
     _expect_tensor("tokens", tokens, (2, 4, 4), torch.int64)
     _expect_tensor("loss", loss, ())
     _expect_within("The range of the tokens", tokens, 0, quantizer.vocabulary - 1)
-    with _calling("embed(tokens)"): embedded = quantizer.embed(tokens)
-    _expect(_close(embedded, latent), "embed(tokens) is not the latent that went to the decoder, expected the same vectors.")
+    with _calling("embed(tokens)"):
+        embedded = quantizer.embed(tokens)
+    _expect(
+        _close(embedded, latent),
+        "embed(tokens) is not the latent that went to the decoder, expected the same vectors.",
+    )
     _expect_passes("latent", latent, z)
     again = quantizer(z)
     _expect_gradients("quantizer", quantizer, again.loss + again.latent.square().sum())
@@ -249,53 +361,90 @@ def _expect_passes(name, y, x):
     "A gradient at y must arrive at x."
     grad = torch.autograd.grad(y.sum(), x, allow_unused=True)[0] if y.requires_grad else None
     arrived = grad is not None and torch.isfinite(grad).all() and grad.any()
-    _expect(arrived, f"No gradient passes from the {name} to its input, expected a straight-through one, for the encoder learns by it.")
+    _expect(
+        arrived,
+        f"No gradient passes from the {name} to its input, expected a straight-through one, for the encoder learns by it.",
+    )
 
 # %% ../nbs/A4_checks.ipynb #8aa8e062
 def check_perceptual_loss(factory):
-    "factory(TokenizerConfig): two batches (B,3,H,W) in [-1,1] → distance (B,), frozen, zero for equal pictures (chapter 04)."
+    """factory(TokenizerConfig).
+
+    Two batches (B,3,H,W) in [-1,1] → distance (B,), frozen, zero for equal pictures (chapter 04).
+    """
     loss, _ = _build("perceptual loss", factory, TokenizerConfig())
     x, y = (_random(2, 3, 64, 64, seed=s) * 2 - 1 for s in (0, 1))
     x.requires_grad_()
-    with _calling("loss(x, y)"): distance = loss(x, y)
+    with _calling("loss(x, y)"):
+        distance = loss(x, y)
     _expect_tensor("loss(x, y)", distance, (2,))
-    _expect((distance > 0).all(), f"The distance of different pictures is {distance.min():g}, expected more than 0.")
-    _expect(loss(x, x).abs().max() < 1e-5, f"The distance of equal pictures is {loss(x, x).max():g}, expected 0.")
+    _expect(
+        (distance > 0).all(),
+        f"The distance of different pictures is {distance.min():g}, expected more than 0.",
+    )
+    _expect(
+        loss(x, x).abs().max() < 1e-5,
+        f"The distance of equal pictures is {loss(x, x).max():g}, expected 0.",
+    )
     trained = [p for p in getattr(loss, "parameters", list)() if p.requires_grad]
-    _expect(not trained, f"{len(trained)} parameters of the perceptual loss would be trained, expected a frozen measure.")
+    _expect(
+        not trained,
+        f"{len(trained)} parameters of the perceptual loss would be trained, expected a frozen measure.",
+    )
     distance.sum().backward()
-    _expect(x.grad is not None and x.grad.any(), "No gradient reaches the picture, expected one, for the decoder learns by it.")
+    _expect(
+        x.grad is not None and x.grad.any(),
+        "No gradient reaches the picture, expected one, for the decoder learns by it.",
+    )
     with torch.no_grad():
         _expect_repeatable("loss(x, y)", lambda: loss(x, y))
         _expect_rows_apart("loss(x, y)", loss, x, y)
 
 # %% ../nbs/A4_checks.ipynb #c915592c
 def check_tokenizer(factory):
-    "factory(TokenizerConfig, AutoencoderConfig, **parts): encode, decode, reconstruct and loss, the way chapter 04 calls them."
+    """factory(TokenizerConfig, AutoencoderConfig, **parts).
+
+    Encode, decode, reconstruct and loss, the way chapter 04 calls them.
+    """
     parts = dict(encoder=Encoder, decoder=Decoder, quantizer=VectorQuantizer)
     tokenizer, build = _build("tokenizer", factory, TOKENIZER, AUTOENCODER, **parts)
     frames, count = _random(2, 3, 3, 64, 64), tokenizer.tokens_per_frame
-    with _calling("encode(frames)"), torch.no_grad(): tokens = tokenizer.encode(frames)
+    with _calling("encode(frames)"), torch.no_grad():
+        tokens = tokenizer.encode(frames)
     _expect_tensor("encode(frames)", tokens, (2, 3, count), torch.int64)
     _expect_within("The range of the tokens", tokens, 0, tokenizer.vocabulary - 1)
-    with _calling("decode(tokens)"), torch.no_grad(): decoded = tokenizer.decode(tokens)
+    with _calling("decode(tokens)"), torch.no_grad():
+        decoded = tokenizer.decode(tokens)
     _expect_tensor("decode(tokens)", decoded, frames.shape)
     _expect_within("decode(tokens)", decoded, 0, 1)
     with torch.no_grad():
         same = _close(tokenizer.reconstruct(frames), decoded, 1e-4)
-        _expect(same, "reconstruct(frames) is not decode(encode(frames)), expected the same frames.")
-        _expect_rows_apart("decode(encode(frames))", lambda x: tokenizer.decode(tokenizer.encode(x)), frames)
+        _expect(
+            same, "reconstruct(frames) is not decode(encode(frames)), expected the same frames."
+        )
+        _expect_rows_apart(
+            "decode(encode(frames))", lambda x: tokenizer.decode(tokenizer.encode(x)), frames
+        )
     _expect_saveable("tokenizer", tokenizer, build, lambda m: m.decode(m.encode(frames)))
     _check_losses("tokenizer", tokenizer, lambda: tokenizer.loss(frames[0]))
-    with _calling("loss(frames, perceptual)"): terms = tokenizer.loss(frames[0], perceptual=lambda x, y: (x - y).square().mean((1, 2, 3)))
-    _expect("perceptual" in terms, f"loss(frames, perceptual) has the terms {list(terms)}, expected one called 'perceptual'.")
+    with _calling("loss(frames, perceptual)"):
+        terms = tokenizer.loss(frames[0], perceptual=lambda x, y: (x - y).square().mean((1, 2, 3)))
+    _expect(
+        "perceptual" in terms,
+        f"loss(frames, perceptual) has the terms {list(terms)}, expected one called 'perceptual'.",
+    )
 
 # %% ../nbs/A4_checks.ipynb #f40e7773
 def _check_losses(name, module, call):
     "loss(...) must be a dict of finite scalars whose sum trains every parameter."
-    with _calling(f"{name}.loss"): terms = call()
-    _expect(isinstance(terms, dict) and terms, f"{name}.loss gives {type(terms).__name__}, expected a dict of scalars.")
-    for key, value in terms.items(): _expect_tensor(f"{name}.loss[{key!r}]", value, ())
+    with _calling(f"{name}.loss"):
+        terms = call()
+    _expect(
+        isinstance(terms, dict) and terms,
+        f"{name}.loss gives {type(terms).__name__}, expected a dict of scalars.",
+    )
+    for key, value in terms.items():
+        _expect_tensor(f"{name}.loss[{key!r}]", value, ())
     _expect_gradients(name, module, sum(terms.values()))
 
 # %% ../nbs/A4_checks.ipynb #b286b12d
@@ -303,47 +452,83 @@ def check_attention(factory):
     "factory(TransformerConfig): causal, and the same with a cache as without (chapter 05)."
     attention, build = _build("attention", factory, TRANSFORMER)
     x = _random(2, 6, TRANSFORMER.width)
-    with _calling("attention(x)"): y, cache = attention(x)
+    with _calling("attention(x)"):
+        y, cache = attention(x)
     _expect_tensor("attention(x)", y, x.shape)
     _expect(cache is None, "attention(x) without a cache gives one back, expected None.")
     _expect_gradients("attention", attention, y.square().sum())
     with torch.no_grad(), _calling("attention with a cache"):
-        early = attention(torch.cat([x[:, :4], _random(2, 2, TRANSFORMER.width, seed=1)], 1))[0][:, :4]
-        _expect(_close(early, y[:, :4], 1e-4), "An output changes with a later input, expected attention to look only back.")
+        early = attention(torch.cat([x[:, :4], _random(2, 2, TRANSFORMER.width, seed=1)], 1))[0][
+            :, :4
+        ]
+        _expect(
+            _close(early, y[:, :4], 1e-4),
+            "An output changes with a later input, expected attention to look only back.",
+        )
         cache, parts = attention.empty_cache(2, 8), []
         for piece in x.split((3, 1, 2), 1):
             part, cache = attention(piece, cache)
             parts.append(part)
-        _expect(_close(torch.cat(parts, 1), y, 1e-4), "Reading in pieces with a cache differs from one pass, expected the same to 1e-4.")
+        _expect(
+            _close(torch.cat(parts, 1), y, 1e-4),
+            "Reading in pieces with a cache differs from one pass, expected the same to 1e-4.",
+        )
         _expect_rows_apart("attention(x)", lambda x: attention(x)[0], x)
     _expect_saveable("attention", attention, build, lambda m: m(x)[0])
 
 # %% ../nbs/A4_checks.ipynb #62cbe489
 def check_positions(factory):
-    "factory(TransformerConfig, context): positions(offset, length) → (length, D), a window of one table (chapter 05)."
+    """factory(TransformerConfig, context).
+
+    Positions(offset, length) → (length, D), a window of one table (chapter 05).
+    """
     positions, build = _build("positions", factory, TRANSFORMER, 12)
-    with _calling("positions(0, 12)"): table = positions(0, 12)
+    with _calling("positions(0, 12)"):
+        table = positions(0, 12)
     _expect_tensor("positions(0, 12)", table, (12, TRANSFORMER.width))
-    with _calling("positions(3, 4)"): window = positions(3, 4)
+    with _calling("positions(3, 4)"):
+        window = positions(3, 4)
     _expect_tensor("positions(3, 4)", window, (4, TRANSFORMER.width))
-    _expect(_close(window, table[3:7]), "positions(3, 4) is not rows 3 to 6 of positions(0, 12), expected the offset to count.")
-    if table.requires_grad: _expect_gradients("positions", positions, table.square().sum())
+    _expect(
+        _close(window, table[3:7]),
+        "positions(3, 4) is not rows 3 to 6 of positions(0, 12), expected the offset to count.",
+    )
+    if table.requires_grad:
+        _expect_gradients("positions", positions, table.square().sum())
     _expect_saveable("positions", positions, build, lambda m: m(0, 12))
 
 # %% ../nbs/A4_checks.ipynb #dcaf80b8
 def check_layout(factory):
-    "factory(config, width, vocabulary, actions, tokens_per_frame): one sequence, and labels that are never visible (chapter 06)."
+    """factory(config, width, vocabulary, actions, tokens_per_frame).
+
+    One sequence, and labels that are never visible (chapter 06).
+    """
     (B, T, K, N, A), width = (2, 3, 4, 11, 3), TRANSFORMER.width
     layout, build = _build("layout", factory, WORLD_MODEL, width, N, A, K)
-    tokens, actions, mask = _integers(N, B, T, K), _integers(A, B, T), torch.tensor([[True] * T, [True, True, False]])
-    with _calling("interleave(tokens, actions)"): x = layout.interleave(tokens, actions)
+    tokens, actions, mask = (
+        _integers(N, B, T, K),
+        _integers(A, B, T),
+        torch.tensor([[True] * T, [True, True, False]]),
+    )
+    with _calling("interleave(tokens, actions)"):
+        x = layout.interleave(tokens, actions)
     _expect_tensor("interleave(tokens, actions)", x, (B, T * layout.block, width))
-    _expect(layout.context >= WORLD_MODEL.steps * layout.block, f"context is {layout.context}, expected room for {WORLD_MODEL.steps} steps.")
-    with _calling("interleave(tokens, actions[:, :-1])"): open_end = layout.interleave(tokens, actions[:, :-1])
-    _expect(_close(open_end, x[:, :open_end.shape[1]]), "Without the last action the sequence is another one, expected its beginning.")
-    _expect(_close(_one_by_one(layout, tokens, actions), x),
-            "interleave differs from embed_tokens and embed_actions one by one, expected the same.")
-    with _calling("labels(tokens, mask)"): labels = layout.labels(tokens, mask)
+    _expect(
+        layout.context >= WORLD_MODEL.steps * layout.block,
+        f"context is {layout.context}, expected room for {WORLD_MODEL.steps} steps.",
+    )
+    with _calling("interleave(tokens, actions[:, :-1])"):
+        open_end = layout.interleave(tokens, actions[:, :-1])
+    _expect(
+        _close(open_end, x[:, : open_end.shape[1]]),
+        "Without the last action the sequence is another one, expected its beginning.",
+    )
+    _expect(
+        _close(_one_by_one(layout, tokens, actions), x),
+        "interleave differs from embed_tokens and embed_actions one by one, expected the same.",
+    )
+    with _calling("labels(tokens, mask)"):
+        labels = layout.labels(tokens, mask)
     _expect_tensor("labels(tokens, mask)", labels, (B, len(layout.token_positions(T))), torch.int64)
     _expect_tensor("action_positions(T)", layout.action_positions(T), (T,), torch.int64)
     _expect_hidden(layout, tokens, actions, labels, N)
@@ -356,54 +541,99 @@ def _one_by_one(layout, tokens, actions):
     (_, T, K), pieces = tokens.shape, []
     for t, k in np.ndindex(T, K + 1):
         with _calling("embed_tokens, embed_actions"):
-            pieces.append(layout.embed_tokens(tokens[:, t, k:k + 1], k) if k < K else layout.embed_actions(actions[:, t:t + 1]))
+            pieces.append(
+                layout.embed_tokens(tokens[:, t, k : k + 1], k)
+                if k < K
+                else layout.embed_actions(actions[:, t : t + 1])
+            )
     return torch.cat(pieces, 1)
 
 
 def _expect_hidden(layout, tokens, actions, labels, vocabulary):
-    "Change one token at a time: every label it changes must be predicted before the token can be read; padding has none."
-    full, places = torch.ones_like(actions, dtype=torch.bool), layout.token_positions(tokens.shape[1])
-    x, visible = layout.interleave(tokens, actions), layout.labels(tokens, torch.ones_like(actions, dtype=torch.bool))
+    """Change one token at a time.
+
+    Every label it changes must be predicted before the token can be read; padding has none.
+    """
+    full, places = (
+        torch.ones_like(actions, dtype=torch.bool),
+        layout.token_positions(tokens.shape[1]),
+    )
+    x, visible = (
+        layout.interleave(tokens, actions),
+        layout.labels(tokens, torch.ones_like(actions, dtype=torch.bool)),
+    )
     for t, k in np.ndindex(*tokens.shape[1:]):
         other = tokens.clone()
         other[:, t, k] = (other[:, t, k] + 1) % vocabulary
         read = (layout.interleave(other, actions) != x).any(-1).any(0).nonzero().min()
         asked = places[(layout.labels(other, full) != visible).any(0)]
-        _expect((asked < read).all(), f"Token {k} of frame {t} can be read where it must be predicted, expected labels to lie ahead.")
+        _expect(
+            (asked < read).all(),
+            f"Token {k} of frame {t} can be read where it must be predicted, expected labels to lie ahead.",
+        )
     real = (labels[1] != -100).sum() < (labels[0] != -100).sum()
     _expect(real, "A padded frame has labels, expected -100 where the mask is False.")
 
 # %% ../nbs/A4_checks.ipynb #f51be852
 def check_heads(factory):
-    "factory(config, width, vocabulary): token, reward and ending outputs, the reward's loss and a draw of it (chapter 06)."
+    """factory(config, width, vocabulary).
+
+    Token, reward and ending outputs, the reward's loss and a draw of it (chapter 06).
+    """
     heads, build = _build("heads", factory, WORLD_MODEL, TRANSFORMER.width, 11)
     y, rewards = _random(2, 3, TRANSFORMER.width), torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0]])
     mask = torch.tensor([[True] * 3, [True, True, False]])
-    with _calling("the heads"): tokens, out, endings = heads.tokens(y), heads.rewards(y), heads.endings(y)
+    with _calling("the heads"):
+        tokens, out, endings = heads.tokens(y), heads.rewards(y), heads.endings(y)
     _expect_tensor("tokens(y)", tokens, (2, 3, 11))
     _expect_tensor("endings(y)", endings, (2, 3, 2))
-    _expect(out.shape[:2] == (2, 3), f"rewards(y) has shape {tuple(out.shape)}, expected (2, 3, ...).")
-    with _calling("reward_loss"): loss = heads.reward_loss(out, rewards, mask)
+    _expect(
+        out.shape[:2] == (2, 3), f"rewards(y) has shape {tuple(out.shape)}, expected (2, 3, ...)."
+    )
+    with _calling("reward_loss"):
+        loss = heads.reward_loss(out, rewards, mask)
     _expect_tensor("reward_loss", loss, ())
     padded = heads.reward_loss(out, rewards.masked_fill(~mask, -1.0), mask)
-    _expect(_close(loss, padded), "reward_loss changes with the reward of a padded step, expected the mask to hide it.")
+    _expect(
+        _close(loss, padded),
+        "reward_loss changes with the reward of a padded step, expected the mask to hide it.",
+    )
     _expect_gradients("heads", heads, loss + tokens.square().sum() + endings.square().sum())
-    with _calling("sample_reward"): drawn = heads.sample_reward(out[:, 0].detach(), _generator())
+    with _calling("sample_reward"):
+        drawn = heads.sample_reward(out[:, 0].detach(), _generator())
     _expect_tensor("sample_reward", drawn, (2,))
-    _expect_seeded("sample_reward", lambda g: heads.sample_reward(out[:, 0].detach().repeat(50, 1), g))
+    _expect_seeded(
+        "sample_reward", lambda g: heads.sample_reward(out[:, 0].detach().repeat(50, 1), g)
+    )
     _expect_saveable("heads", heads, build, lambda m: (m.tokens(y), m.rewards(y), m.endings(y)))
 
 # %% ../nbs/A4_checks.ipynb #6c5a8e0a
 def check_world_model(factory):
-    "factory(config, transformer, vocabulary, actions, tokens_per_frame, **parts): losses, and dreaming token by token (chapter 06)."
+    """factory(config, transformer, vocabulary, actions, tokens_per_frame, **parts).
+
+    Losses, and dreaming token by token (chapter 06).
+    """
     B, T, K, N, A = 2, 3, 4, 11, 3
-    parts = dict(attention=CausalAttention, positions=LearntPositions, layout=FrameActionLayout, heads=Heads)
+    parts = dict(
+        attention=CausalAttention, positions=LearntPositions, layout=FrameActionLayout, heads=Heads
+    )
     model, build = _build("world model", factory, WORLD_MODEL, TRANSFORMER, N, A, K, **parts)
-    tokens, actions, rewards, ends = _integers(N, B, T, K), _integers(A, B, T), _integers(3, B, T) - 1.0, _integers(2, B, T).bool()
+    tokens, actions, rewards, ends = (
+        _integers(N, B, T, K),
+        _integers(A, B, T),
+        _integers(3, B, T) - 1.0,
+        _integers(2, B, T).bool(),
+    )
     mask = torch.tensor([[True] * T, [True, True, False]])
-    loss = lambda m, *batch: m.loss(*batch, mask)
+
+    def loss(m, *batch):
+        return m.loss(*batch, mask)
+
     _check_losses("world model", model, lambda: loss(model, tokens, actions, rewards, ends))
-    padded = [torch.where(mask[..., None] if x.ndim == 3 else mask, x, x.flip(0)) for x in (tokens, actions, rewards, ends)]
+    padded = [
+        torch.where(mask[..., None] if x.ndim == 3 else mask, x, x.flip(0))
+        for x in (tokens, actions, rewards, ends)
+    ]
     same = _close(loss(model, tokens, actions, rewards, ends), loss(model, *padded))
     _expect(same, "The loss changes with a padded step, expected the mask to hide it.")
     _check_dreaming(model, tokens, actions, N)
@@ -411,7 +641,10 @@ def check_world_model(factory):
 
 # %% ../nbs/A4_checks.ipynb #b1f90003
 def _check_dreaming(model, tokens, actions, vocabulary):
-    "begin, act, extend, finish, room and the two draws; reading step by step must equal reading at once."
+    """begin, act, extend, finish, room and the two draws.
+
+    Reading step by step must equal reading at once.
+    """
     with torch.no_grad(), _calling("begin, act, extend, finish"):
         memory = model.begin(tokens[:, :1])
         room = model.room(memory)
@@ -426,26 +659,40 @@ def _check_dreaming(model, tokens, actions, vocabulary):
         _expect(room >= left, f"room is {room}, then {left} after a step, expected it not to grow.")
         stepped = model.act(memory, actions[:, 1])[1]
         at_once = model.act(model.begin(tokens[:, :2], actions[:, :1]), actions[:, 1])[1]
-        _expect(_close(stepped, at_once, 1e-4), "Two frames read step by step differ from the same two read by begin, expected the same to 1e-4.")
+        _expect(
+            _close(stepped, at_once, 1e-4),
+            "Two frames read step by step differ from the same two read by begin, expected the same to 1e-4.",
+        )
     _check_draws(model, outcome, len(tokens))
 
 # %% ../nbs/A4_checks.ipynb #bf37f7c2
 def _check_draws(model, outcome, batch):
     "sample_reward and sample_ending: shape, dtype, and all randomness from the generator."
-    for name, draw, dtype in (("sample_reward", model.sample_reward, torch.float32), ("sample_ending", model.sample_ending, torch.bool)):
-        with _calling(name): _expect_tensor(name, draw(outcome, _generator()), (batch,), dtype)
+    for name, draw, dtype in (
+        ("sample_reward", model.sample_reward, torch.float32),
+        ("sample_ending", model.sample_ending, torch.bool),
+    ):
+        with _calling(name):
+            _expect_tensor(name, draw(outcome, _generator()), (batch,), dtype)
         _expect_seeded(name, lambda g: [draw(outcome, g) for _ in range(20)])
 
 # %% ../nbs/A4_checks.ipynb #d74f1150
 def check_token_sampler(factory):
-    "factory(ImaginationConfig): (logits (B,N), generator) → tokens int64 (B,), the likely ones more often (chapter 07)."
+    """factory(ImaginationConfig).
+
+    (logits (B,N), generator) → tokens int64 (B,), the likely ones more often (chapter 07).
+    """
     sampler, _ = _build("token sampler", factory, ImaginationConfig())
     logits = _random(64, 11)
     before = logits.clone()
-    with _calling("sampler(logits, generator)"): tokens = sampler(logits, _generator())
+    with _calling("sampler(logits, generator)"):
+        tokens = sampler(logits, _generator())
     _expect_tensor("sampler(logits, generator)", tokens, (64,), torch.int64)
     _expect_within("The range of the tokens", tokens, 0, 10)
-    _expect(torch.equal(logits, before), "The sampler changes the logits it was given, expected them untouched.")
+    _expect(
+        torch.equal(logits, before),
+        "The sampler changes the logits it was given, expected them untouched.",
+    )
     _expect_seeded("sampler(logits, generator)", lambda g: sampler(logits, g))
     certain = torch.full((64, 11), -30.0).scatter(1, torch.full((64, 1), 4), 30.0)
     wrong = int((sampler(certain, _generator()) != 4).sum())
@@ -453,10 +700,14 @@ def check_token_sampler(factory):
 
 # %% ../nbs/A4_checks.ipynb #1d997f29
 def check_policy(factory):
-    "factory(ActorCriticConfig, actions, size): logits and values, frame by frame as in one unrolling (chapter 08)."
+    """factory(ActorCriticConfig, actions, size).
+
+    Logits and values, frame by frame as in one unrolling (chapter 08).
+    """
     policy, build = _build("policy", factory, ACTOR_CRITIC, 3, 64)
     frames, mask = _random(2, 4, 3, 64, 64), torch.tensor([[True] * 4, [False, False, True, True]])
-    with _calling("unroll(frames, state)"): logits, values, _ = policy.unroll(frames, policy.initial_state(2))
+    with _calling("unroll(frames, state)"):
+        logits, values, _ = policy.unroll(frames, policy.initial_state(2))
     _expect_tensor("unroll: logits", logits, (2, 4, 3))
     _expect_tensor("unroll: values", values, (2, 4))
     _expect_gradients("policy", policy, logits.square().sum() + values.square().sum())
@@ -465,76 +716,165 @@ def check_policy(factory):
         padded = policy.unroll(frames, policy.initial_state(2), mask)[-1]
         short = policy.unroll(frames[1:, 2:], policy.initial_state(1))[-1]
         hidden = _close([s[1:] for s in _tensors(padded)], short, 1e-4)
-        _expect(hidden, "A frame whose mask is False changes the state, expected the state to stay as it was.")
-        _expect_rows_apart("unroll(frames)", lambda x: policy.unroll(x, policy.initial_state(len(x)))[:2], frames)
+        _expect(
+            hidden,
+            "A frame whose mask is False changes the state, expected the state to stay as it was.",
+        )
+        _expect_rows_apart(
+            "unroll(frames)", lambda x: policy.unroll(x, policy.initial_state(len(x)))[:2], frames
+        )
     _expect_saveable("policy", policy, build, lambda m: m.unroll(frames, m.initial_state(2)))
 
 # %% ../nbs/A4_checks.ipynb #c6a00b5e
 def _check_acting(policy, frames, logits, values):
-    "Frame by frame the policy must say what unroll said, and remember only what its state argument holds."
+    """Frame by frame the policy must say what unroll said, and remember only what its state
+    argument holds.
+    """
     state = policy.initial_state(len(frames))
     for t in range(frames.shape[1]):
-        with _calling("policy(frames, state)"): first, again = (policy(frames[:, t], state) for _ in range(2))
-        _expect(_close(first, again, 0), "The same frame and state give two results, expected all memory in the state that is passed.")
+        with _calling("policy(frames, state)"):
+            first, again = (policy(frames[:, t], state) for _ in range(2))
+        _expect(
+            _close(first, again, 0),
+            "The same frame and state give two results, expected all memory in the state that is passed.",
+        )
         same = _close(first[:2], (logits[:, t], values[:, t]), 1e-4)
-        _expect(same, f"Frame {t} gets other logits or values alone than in unroll, expected the same to 1e-4.")
+        _expect(
+            same,
+            f"Frame {t} gets other logits or values alone than in unroll, expected the same to 1e-4.",
+        )
         state = first[2]
-    rows = isinstance(state, tuple) and all(isinstance(s, torch.Tensor) and len(s) == len(frames) for s in state)
-    _expect(rows, "The state is not a flat tuple of tensors with the batch first, which a new game needs to reset one row.")
+    rows = isinstance(state, tuple) and all(
+        isinstance(s, torch.Tensor) and len(s) == len(frames) for s in state
+    )
+    _expect(
+        rows,
+        "The state is not a flat tuple of tensors with the batch first, which a new game needs to reset one row.",
+    )
 
 # %% ../nbs/A4_checks.ipynb #7165ac7f
 def check_returns(function):
-    "function(rewards (B,T), values (B,T+1), endings (B,T), discount, lam) → targets (B,T) that look only ahead (chapter 08)."
-    rewards, values, endings = _random(2, 6), _random(2, 7, seed=1), torch.zeros(2, 6, dtype=torch.bool)
+    """function(rewards (B,T), values (B,T+1), endings (B,T), discount, lam) → targets (B,T) that
+    look only ahead (chapter 08).
+    """
+    rewards, values, endings = (
+        _random(2, 6),
+        _random(2, 7, seed=1),
+        torch.zeros(2, 6, dtype=torch.bool),
+    )
     endings[:, 3] = True
     inputs = rewards, values, endings
     before = deepcopy(inputs)
-    call = lambda rewards=rewards, values=values, endings=endings, discount=0.9: function(rewards, values, endings, discount, 0.5)
-    with _calling("returns(...)"): targets = call()
+
+    def call(rewards=rewards, values=values, endings=endings, discount=0.9):
+        return function(rewards, values, endings, discount, 0.5)
+
+    with _calling("returns(...)"):
+        targets = call()
     _expect_tensor("returns(...)", targets, (2, 6))
-    _expect(_close(inputs, before, 0), "The function changes what it was given, expected its arguments untouched.")
-    _expect(_close(call(discount=0.0), rewards), "With discount 0 the targets are not the rewards, expected nothing from later steps.")
+    _expect(
+        _close(inputs, before, 0),
+        "The function changes what it was given, expected its arguments untouched.",
+    )
+    _expect(
+        _close(call(discount=0.0), rewards),
+        "With discount 0 the targets are not the rewards, expected nothing from later steps.",
+    )
     late, early = rewards.clone(), rewards.clone()
     late[:, 4:] += 1
     early[:, 0] += 1
-    _expect(_close(call(late)[:, :4], targets[:, :4]), "A reward after an ending reaches a target before it, expected endings to cut.")
-    _expect(_close(call(early)[:, 1:], targets[:, 1:]), "A reward changes the target of a later step, expected targets to look only ahead.")
+    _expect(
+        _close(call(late)[:, :4], targets[:, :4]),
+        "A reward after an ending reaches a target before it, expected endings to cut.",
+    )
+    _expect(
+        _close(call(early)[:, 1:], targets[:, 1:]),
+        "A reward changes the target of a later step, expected targets to look only ahead.",
+    )
     longer = torch.cat([values[:, :-1], values[:, -1:] + 1], 1)
     last = call(values=longer)[:, -1] - targets[:, -1]
-    _expect((last > 0).all(), "The last target ignores the last value, expected it to stand for all that comes later.")
+    _expect(
+        (last > 0).all(),
+        "The last target ignores the last value, expected it to stand for all that comes later.",
+    )
     _expect_rows_apart("returns(...)", call, rewards, values, endings)
 
 # %% ../nbs/A4_checks.ipynb #cd37240a
 def check_callback(factory):
-    "factory(run_dir, config): its events on_start, on_update, on_epoch_end, on_finish look on and change nothing (chapter 09)."
+    """factory(run_dir, config).
+
+    Its events on_start, on_update, on_epoch_end, on_finish look on and change nothing (chapter 09).
+    """
     from iris_edu.training import PRESETS
+
     record = {"epoch": 1, "steps": 150, "tokenizer/reconstruction": 0.5, "tokenizer/seconds": 1.0}
     before, state = dict(record), torch.random.get_rng_state()
     with tempfile.TemporaryDirectory() as folder:
-        config, trainer = PRESETS["tiny"], SimpleNamespace(epoch=0, config=PRESETS["tiny"], run_dir=folder)
-        with _calling("building the callback"): callback = factory(folder, config)
-        events = dict(on_start=(trainer,), on_update=(trainer, "tokenizer", 10), on_epoch_end=(trainer, 1, record), on_finish=(trainer,))
-        _expect(any(hasattr(callback, e) for e in events), f"The callback has none of the methods {', '.join(events)}, expected at least one.")
+        config, trainer = (
+            PRESETS["tiny"],
+            SimpleNamespace(epoch=0, config=PRESETS["tiny"], run_dir=folder),
+        )
+        with _calling("building the callback"):
+            callback = factory(folder, config)
+        events = dict(
+            on_start=(trainer,),
+            on_update=(trainer, "tokenizer", 10),
+            on_epoch_end=(trainer, 1, record),
+            on_finish=(trainer,),
+        )
+        _expect(
+            any(hasattr(callback, e) for e in events),
+            f"The callback has none of the methods {', '.join(events)}, expected at least one.",
+        )
         for event, args in events.items():
-            with _calling(f"{event}(...)"): getattr(callback, event, lambda *args: None)(*args)
+            with _calling(f"{event}(...)"):
+                getattr(callback, event, lambda *args: None)(*args)
     _expect(record == before, "The callback changes the record, expected it only to read.")
     same = torch.equal(state, torch.random.get_rng_state())
-    _expect(same, "The callback draws from the global generator, expected a run with it to equal a run without.")
+    _expect(
+        same,
+        "The callback draws from the global generator, expected a run with it to equal a run without.",
+    )
 
 # %% ../nbs/A4_checks.ipynb #1c565514
 def check_execution(plan):
-    "plan(trainer): its `imagine` dreams what the plain one dreams from the same seed, new each time, and a policy learns from it (chapter 11)."
+    """plan(trainer): its `imagine` dreams what the plain one dreams from the same seed, new each
+    time, and a policy learns from it (chapter 11).
+    """
     from iris_edu.training import PRESETS, Trainer
+
     tiny = PRESETS["tiny"]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(replace(tiny, device="cpu", execution="plain", env=replace(tiny.env, game="Catch")), folder)
-        with _calling("building the plan"): made = plan(trainer)
-        _expect(hasattr(made, "imagine"), "The plan has no imagine, expected a function like imagination.imagine.")
+        trainer = Trainer(
+            replace(tiny, device="cpu", execution="plain", env=replace(tiny.env, game="Catch")),
+            folder,
+        )
+        with _calling("building the plan"):
+            made = plan(trainer)
+        _expect(
+            hasattr(made, "imagine"),
+            "The plan has no imagine, expected a function like imagination.imagine.",
+        )
         policy, starts, draw = trainer.agent.actor_critic, _integers(128, 4, 16), _generator()
-        call = lambda imagine, draw: imagine(trainer.dream, policy, starts, policy.initial_state(4), 4, draw)
-        with _calling("imagine(dream, policy, start, state, horizon, generator)"): first, second = call(made.imagine, draw), call(made.imagine, draw)
+
+        def call(imagine, draw):
+            return imagine(trainer.dream, policy, starts, policy.initial_state(4), 4, draw)
+
+        with _calling("imagine(dream, policy, start, state, horizon, generator)"):
+            first, second = call(made.imagine, draw), call(made.imagine, draw)
         real = call(imagine, _generator())
-        same = torch.equal(first.tokens, real.tokens) and torch.equal(first.actions, real.actions) and _close(first[:5], real[:5])
-        _expect(same, "The plan dreams otherwise than the plain one from the same seed, expected the same tokens, actions, frames, rewards and endings.")
-        _expect(not torch.equal(first.tokens, second.tokens), "Two dreams in a row are the same, expected the generator to move on.")
-        with _calling("learning from the dream"): sum(actor_critic_loss(policy, first, tiny.actor_critic).values()).backward()
+        same = (
+            torch.equal(first.tokens, real.tokens)
+            and torch.equal(first.actions, real.actions)
+            and _close(first[:5], real[:5])
+        )
+        _expect(
+            same,
+            "The plan dreams otherwise than the plain one from the same seed, expected the same tokens, actions, frames, rewards and endings.",
+        )
+        _expect(
+            not torch.equal(first.tokens, second.tokens),
+            "Two dreams in a row are the same, expected the generator to move on.",
+        )
+        with _calling("learning from the dream"):
+            sum(actor_critic_loss(policy, first, tiny.actor_critic).values()).backward()

@@ -18,7 +18,20 @@ from contextlib import contextmanager
 from .settings import UserError
 
 # %% ../nbs/A6_cli.ipynb #97779867
-COMMANDS = ("train", "watch", "play", "evaluate", "score", "report", "bench", "import", "export", "make", "fetch", "info")
+COMMANDS = (
+    "train",
+    "watch",
+    "play",
+    "evaluate",
+    "score",
+    "report",
+    "bench",
+    "import",
+    "export",
+    "make",
+    "fetch",
+    "info",
+)
 
 USAGE = """usage: iris-edu COMMAND ...
 
@@ -42,33 +55,46 @@ Every hyperparameter and part is an option:      iris-edu train --preset atari10
 Replace a part by your own class:                iris-edu train --preset tiny --game Catch --quantizer my_module:MyQuantizer
 """
 
+
 class Terminated(KeyboardInterrupt):
     "The system asks this process to end; like an interrupt, what is done is kept."
 
 
 def main(arguments=None):
-    "The `iris-edu` command; returns the exit code: 0 done, 2 something the user can mend, 130 interrupted, 143 terminated."
+    """The `iris-edu` command.
+
+    Returns the exit code: 0 done, 2 something the user can mend, 130 interrupted, 143 terminated.
+    """
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         prepare()
-        if command in ("-h", "--help"): return print(USAGE, flush=True) or 0
-        if command not in COMMANDS: raise UserError(f"there is no command {command!r}: choose one of {', '.join(COMMANDS)}")
+        if command in ("-h", "--help"):
+            return print(USAGE, flush=True) or 0
+        if command not in COMMANDS:
+            raise UserError(f"there is no command {command!r}: choose one of {', '.join(COMMANDS)}")
         check_words(rest)
         run(command, rest)
         return 0
-    except UserError as error: return complain(error, 2)
-    except KeyboardInterrupt as stop: return complain(str(stop) or "interrupted", 143 if isinstance(stop, Terminated) else 130)
-    except BrokenPipeError: return nobody_reads()
-    except Exception as error: return complain(in_words(error), 2)
+    except UserError as error:
+        return complain(error, 2)
+    except KeyboardInterrupt as stop:
+        return complain(str(stop) or "interrupted", 143 if isinstance(stop, Terminated) else 130)
+    except BrokenPipeError:
+        return nobody_reads()
+    except Exception as error:
+        return complain(in_words(error), 2)
 
 
 def complain(sentence, code):
     "Say a sentence on the standard error, and return an exit code."
     signal_safe = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if signal_safe else None  # a second Ctrl-C must not cut the sentence short
-    try: print(f"iris-edu: {sentence}", file=sys.stderr, flush=True)
+    # a second Ctrl-C must not cut the sentence short
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if signal_safe else None
+    try:
+        print(f"iris-edu: {sentence}", file=sys.stderr, flush=True)
     finally:
-        if signal_safe: signal.signal(signal.SIGINT, before)
+        if signal_safe:
+            signal.signal(signal.SIGINT, before)
     return code
 
 
@@ -82,15 +108,21 @@ def in_words(error):
     "A sentence for a failure of the machine; any other error is ours and raised again."
     from iris_edu.agent import out_of_memory
     from iris_edu.files import because
-    if isinstance(error, OSError) and error.errno: return f"{error.filename or 'a file or a connection'}: {because(error, error.filename)}"
-    if out_of_memory(error): return "out of memory: close other programs, or choose something smaller or another --device"
+
+    if isinstance(error, OSError) and error.errno:
+        return f"{error.filename or 'a file or a connection'}: {because(error, error.filename)}"
+    if out_of_memory(error):
+        return (
+            "out of memory: close other programs, or choose something smaller or another --device"
+        )
     raise error
 
 # %% ../nbs/A6_cli.ipynb #7faf6645
 def prepare():
     "Make output, import path and threads ready."
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace", line_buffering=True)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace", line_buffering=True)
     here = os.getcwd()
     sys.path[:] = [*(folder for folder in sys.path if folder not in ("", here)), here]
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded
@@ -99,14 +131,16 @@ def prepare():
 def check_words(words):
     "UserError if an option, or a word, is empty."
     for before, word in zip(["", *words], words):
-        if word.strip() and not re.fullmatch(r"--?[\w.-]+=\s*", word): continue
+        if word.strip() and not re.fullmatch(r"--?[\w.-]+=\s*", word):
+            continue
         option = word.split("=")[0] or before or "a word"
         raise UserError(f"{option} is empty: give it a value, or leave it out")
 
 
 def run(command, words):
     "Load the commands and run one, under signals that tell the truth."
-    with signals(signal.SIGINT, leave_at_once): commands = importlib.import_module("iris_edu.commands")
+    with signals(signal.SIGINT, leave_at_once):
+        commands = importlib.import_module("iris_edu.commands")
     stops = []
 
     def stop(number, frame):
@@ -115,30 +149,47 @@ def run(command, words):
         raise stops[-1]
 
     with signals(signal.SIGTERM, stop), signals(signal.SIGINT, stop):
-        try: attempt(commands, getattr(commands, "import_" if command == "import" else command), words)
+        try:
+            attempt(
+                commands, getattr(commands, "import_" if command == "import" else command), words
+            )
         except Exception:
-            if stops: raise stops[-1] from None  # code in C swallowed it and failed with an error of its own
+            # code in C swallowed it and failed with an error of its own
+            if stops:
+                raise stops[-1] from None
             raise
 
 
 def attempt(commands, command, words):
-    "Run a command; where it lacks a file of the course and the user, asked, has it fetched, once more."
+    """Run a command; where it lacks a file of the course and the user, asked, has it fetched, once
+    more.
+    """
     while True:
-        try: return command(words)
+        try:
+            return command(words)
         except commands.store.Missing as lacking:
-            if not commands.offered(lacking): raise
+            if not commands.offered(lacking):
+                raise
 
 
 @contextmanager
 def signals(number, handler):
-    "Inside, a signal is handled so; only where Python allows it, in the main thread, and where nobody else handles it."
+    """Inside, a signal is handled so.
+
+    Only where Python allows it, in the main thread, and where nobody else handles it.
+    """
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) not in usual:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(number) not in usual
+    ):
         yield
         return
     before = signal.signal(number, handler)
-    try: yield
-    finally: signal.signal(number, before)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def leave_at_once(number, frame):
@@ -147,4 +198,5 @@ def leave_at_once(number, frame):
     os._exit(130)
 
 # %% ../nbs/A6_cli.ipynb #ecc19185
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())

@@ -9,17 +9,40 @@ __all__ = ['Trust', 'check_options', 'Options', 'RunOptions', 'TrainOptions', 'p
            'MakeOptions', 'make', 'FetchOptions', 'fetch', 'in_terminal', 'agreed', 'offered']
 
 # %% ../nbs/A17_commands.ipynb #7fee5151
-import argparse, dataclasses, json, re, sys, time
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+
 import torch
 import tyro
-from . import agent, envs, evaluation, exchange, fetch as fetching, material, own_data, runs, scores, speed, store, tokenizer, training
+
+from iris_edu import (
+    agent,
+    envs,
+    evaluation,
+    exchange,
+    material,
+    own_data,
+    runs,
+    scores,
+    speed,
+    store,
+    tokenizer,
+    training,
+)
+from iris_edu import (
+    fetch as fetching,
+)
+from .config import PRESETS, Config, Parts, collection_temperature, game_of
+from .files import make_folder, say
 from .settings import UserError, load_settings
 from .typed import Count, Device, Positive, Seed, between, kinds_of, typed
-from .files import make_folder, say
-from .config import PRESETS, Config, Parts, collection_temperature, game_of
 
 # %% ../nbs/A17_commands.ipynb #c7947b7f
 Trust = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -28,17 +51,21 @@ Trust = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 def check_options(options, known=()):
     "UserError unless every option, but those `known` to be right, is of its type and range."
     for name, kind in kinds_of(type(options)).items():
-        if name not in known: typed(getattr(options, name), kind, f"--{name.replace('_', '-')}")
+        if name not in known:
+            typed(getattr(options, name), kind, f"--{name.replace('_', '-')}")
 
 
 class Options:
     "Options that check their types and ranges."
-    def __post_init__(self): check_options(self)
+
+    def __post_init__(self):
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Config):
     "A configuration with the game and the parts by short names."
+
     parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
     game: str | None = None
     "Short name (Pong, Breakout, … or Catch) or gymnasium id; the same as --env.game."
@@ -50,13 +77,18 @@ class RunOptions(Config):
     def config(self):
         "The configuration alone."
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Config)}
-        if self.game: values["env"] = dataclasses.replace(self.env, game=self.game)
-        if self.data: values["data"] = str(Path(self.data).absolute())  # the run may go on from another folder
+        if self.game:
+            values["env"] = dataclasses.replace(self.env, game=self.game)
+        # the run may go on from another folder
+        if self.data:
+            values["data"] = str(Path(self.data).absolute())
         return Config(**values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunOptions):
     "Train IRIS: start a run, or go on with it when the folder already holds one."
+
     run_dir: Path | None = None
     "Folder of the run; by default one named after game, preset and seed in the folder of settings.ini."
     max_epochs: Count | None = None
@@ -70,13 +102,20 @@ class TrainOptions(RunOptions):
 
 # %% ../nbs/A17_commands.ipynb #8b82873f
 def parse_train(arguments, kind=TrainOptions, command="train"):
-    "(preset name, TrainOptions or another `kind` of them) from command-line words; prints help or errors and exits as tyro does."
+    """(preset name, TrainOptions or another `kind` of them) from command-line words.
+
+    Prints help or errors and exits as tyro does.
+    """
     chosen, rest = _preset_parser().parse_known_args(arguments)
     name = chosen.preset or load_settings().preset
-    if name not in PRESETS: raise UserError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
     preset = {f.name: getattr(PRESETS[name], f.name) for f in dataclasses.fields(Config)}
     description = f"{kind.__doc__}\n\n--preset is one of {', '.join(PRESETS)}; the defaults below are those of {name!r}."
-    return name, tyro.cli(kind, args=rest, default=kind(**preset), prog=f"iris-edu {command}", description=description)
+    return name, tyro.cli(
+        kind, args=rest, default=kind(**preset), prog=f"iris-edu {command}", description=description
+    )
+
 
 def _preset_parser():
     "Reads --preset and leaves all other words alone."
@@ -95,26 +134,42 @@ def train(arguments):
     before = runs.saved_epoch(run_dir)
     if before >= config.training.epochs:
         training.open_run(config, run_dir, (*training.foreign_modules(config), *options.trust))
-        return say(f"{run_dir} is finished: all {config.training.epochs} epochs are done; see it with iris-edu report {run_dir}")
+        return say(
+            f"{run_dir} is finished: all {config.training.epochs} epochs are done; see it with iris-edu report {run_dir}"
+        )
     callbacks = (training.Progress, *([training.TensorBoard] if options.tensorboard else []))
-    say(f"{'going on with' if before else 'starting'} {run_dir}: {game}, preset {preset}, seed {config.seed}")
-    if not before: _advise(config)
-    trainer = training.train(config, run_dir, options.max_epochs, callbacks, options.leave_out, options.trust)
-    say(f"epoch {trainer.epoch} of {config.training.epochs} is done; the same command goes on" if trainer.epoch < config.training.epochs
-        else f"finished; see it with iris-edu report {run_dir}")
+    say(
+        f"{'going on with' if before else 'starting'} {run_dir}: {game}, preset {preset}, seed {config.seed}"
+    )
+    if not before:
+        _advise(config)
+    trainer = training.train(
+        config, run_dir, options.max_epochs, callbacks, options.leave_out, options.trust
+    )
+    say(
+        f"epoch {trainer.epoch} of {config.training.epochs} is done; the same command goes on"
+        if trainer.epoch < config.training.epochs
+        else f"finished; see it with iris-edu report {run_dir}"
+    )
 
 # %% ../nbs/A17_commands.ipynb #e12230e3
 def _advise(config):
     "Says how the paper collects experience of Freeway where a configuration does not."
     asked = collection_temperature(evaluation.game_name(config.env.game))
     if asked < 1 and config.training.temperature > asked:
-        say(f"Freeway gives a point only for a whole crossing, which an untrained policy hardly makes at collection temperature {config.training.temperature:g}; "
-            f"the paper collects this game at {asked} (Appendix H): --preset freeway, or --training.temperature {asked}")
+        say(
+            f"Freeway gives a point only for a whole crossing, which an untrained policy hardly makes at collection temperature {config.training.temperature:g}; "
+            f"the paper collects this game at {asked} (Appendix H): --preset freeway, or --training.temperature {asked}"
+        )
 
 # %% ../nbs/A17_commands.ipynb #0896406f
 @dataclass(frozen=True)
 class WatchOptions(Options):
-    "Show how a run is doing: losses, returns, codes in use, speed, time left; looks again until the run is finished."
+    """Show how a run is doing: losses, returns, codes in use, speed, time left.
+
+    Looks again until the run is finished.
+    """
+
     run: Annotated[Path, tyro.conf.Positional]
     "Folder of the run; of a file or a shipped agent it says what it is."
     once: bool = False
@@ -124,16 +179,22 @@ class WatchOptions(Options):
     trust: Trust = ()
     "A module outside iris_edu whose code the run may name."
 
+
 def watch(arguments):
     "Print what the run's folder says, and again every few seconds."
     from iris_edu import dashboard
+
     options = tyro.cli(WatchOptions, args=arguments, prog="iris-edu watch")
     dashboard.watch(options.run, options.once, options.seconds, options.trust)
 
 # %% ../nbs/A17_commands.ipynb #78260667
 @dataclass(frozen=True)
 class PlayOptions(Options):
-    "Play in the dream or in the real game, yourself or by the agent, in a page of your browser; Ctrl-C ends it."
+    """Play in the dream or in the real game, yourself or by the agent, in a page of your browser.
+
+    Ctrl-C ends it.
+    """
+
     model: Annotated[str, tyro.conf.Positional] = "catch-small"
     "Folder of a run, a file, or the name of a shipped agent: catch-small, pong-dream."
     port: Annotated[int, between(1, 65535)] = 8866
@@ -143,17 +204,24 @@ class PlayOptions(Options):
     trust: Trust = ()
     "A module outside iris_edu whose code the agent may run."
 
+
 def play(arguments):
     "Serve the page until it is interrupted."
     options = tyro.cli(PlayOptions, args=arguments, prog="iris-edu play")
-    try: from iris_edu.play import serve_pad
-    except ImportError as error: raise UserError(f"{error.name} is missing: pip install 'iris-edu[lab]'") from None
+    try:
+        from iris_edu.play import serve_pad
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'iris-edu[lab]'") from None
     serve_pad(options.model, options.port, options.browser, options.trust)
 
 # %% ../nbs/A17_commands.ipynb #d7475138
 @dataclass(frozen=True)
 class EvaluateOptions(Options):
-    "Play whole episodes with a trained agent in the real game: one no-op, no endings by lost life (Section 3.2)."
+    """Play whole episodes with a trained agent in the real game.
+
+    One no-op, no endings by lost life (Section 3.2).
+    """
+
     run: Annotated[Path, tyro.conf.Positional]
     "Folder of a run, a file, or the name of a shipped agent."
     episodes: Count = 100
@@ -167,33 +235,52 @@ class EvaluateOptions(Options):
     trust: Trust = ()
     "A module outside iris_edu whose code the agent may run."
 
+
 def evaluate(arguments):
     "Play episodes, say how far they are, print their returns, and write them to evaluation.json."
     options = tyro.cli(EvaluateOptions, args=arguments, prog="iris-edu evaluate")
     progress = NowAndThen(lambda count: say(f"{count}/{options.episodes} episodes"))
-    result = evaluation.evaluate_run(options.run, options.episodes, options.temperature, options.seed, options.device, options.trust, progress)
+    result = evaluation.evaluate_run(
+        options.run,
+        options.episodes,
+        options.temperature,
+        options.seed,
+        options.device,
+        options.trust,
+        progress,
+    )
     if "k_step_error" in result:
-        return say(f"{evaluation.foresight_table(result)}\nepoch {result['epoch']}, on held-out steps of {result['data']}, without a game to play; written to {agent.beside(options.run, evaluation.FORESEEN)}")
+        return say(
+            f"{evaluation.foresight_table(result)}\nepoch {result['epoch']}, on held-out steps of {result['data']}, without a game to play; written to {agent.beside(options.run, evaluation.FORESEEN)}"
+        )
     returns = result["returns"]
-    say(f"{result['game']}, epoch {result['epoch']}, {result['steps']:,} steps: return {result['mean']:.2f} ± {result['std']:.2f} over {len(returns)} episodes "
-        f"(lowest {min(returns):g}, highest {max(returns):g}); written to {agent.beside(options.run, evaluation.EVALUATION)}")
+    say(
+        f"{result['game']}, epoch {result['epoch']}, {result['steps']:,} steps: return {result['mean']:.2f} ± {result['std']:.2f} over {len(returns)} episodes "
+        f"(lowest {min(returns):g}, highest {max(returns):g}); written to {agent.beside(options.run, evaluation.EVALUATION)}"
+    )
 
 
 class NowAndThen:
     "function(value), but at most once in some seconds."
+
     def __init__(self, function, seconds=5.0):
         self.function, self.seconds, self.last = function, seconds, time.monotonic() - seconds
 
     def __call__(self, value):
         "Call the function if it is time."
-        if time.monotonic() - self.last < self.seconds: return
+        if time.monotonic() - self.last < self.seconds:
+            return
         self.last = time.monotonic()
         self.function(value)
 
 # %% ../nbs/A17_commands.ipynb #accfa581
 @dataclass(frozen=True)
 class ScoreOptions(Options):
-    "Put evaluated runs, or released score files, beside the paper's numbers and each other: per game, and over games with intervals, profiles and chances to win."
+    """Put evaluated runs, or released score files, beside the paper's numbers and each other.
+
+    Per game, and over games with intervals, profiles and chances to win.
+    """
+
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
     "Run folders (several seeds and games count together), agents that were evaluated, and score files (.json), one method each."
     figures: Path | None = None
@@ -201,29 +288,50 @@ class ScoreOptions(Options):
     trust: Trust = ()
     "A module outside iris_edu whose code a run may name."
 
+
 def score(arguments):
     "Print the comparison, and draw it if asked."
     options = tyro.cli(ScoreOptions, args=arguments, prog="iris-edu score")
-    if not options.paths: raise UserError("score needs a run or a score file: iris-edu score runs/NAME")
+    if not options.paths:
+        raise UserError("score needs a run or a score file: iris-edu score runs/NAME")
     methods, notes = scores.read_methods(options.paths, options.trust)
-    if options.figures: make_folder(options.figures)
+    if options.figures:
+        make_folder(options.figures)
     say(scores.describe(methods, notes))
-    if not options.figures: return
-    for path in scores.write_figures(methods, options.figures): say(f"drawn: {path}")
-    if len(scores.comparable(methods)) == 1: say("figure 6, right, was not drawn: it needs a second method, for instance a score file")
+    if not options.figures:
+        return
+    for path in scores.write_figures(methods, options.figures):
+        say(f"drawn: {path}")
+    if len(scores.comparable(methods)) == 1:
+        say("figure 6, right, was not drawn: it needs a second method, for instance a score file")
 
 # %% ../nbs/A17_commands.ipynb #ce85d727
 def info(arguments):
     "Versions, device, games, presets, settings, and where the perceptual loss finds its weights."
     tyro.cli(_InfoOptions, args=arguments, prog="iris-edu info")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    try: weights = str(tokenizer.find_vgg16(tokenizer.TokenizerConfig()))
-    except UserError as error: weights = f"not found: {error}"
-    try: folders = {name: str(getattr(load_settings(), name)) for name in ("runs", "data")}
-    except UserError as error: folders = {"settings": str(error)}
-    for name, value in {"versions": ", ".join(f"{k} {v}" for k, v in runs.versions().items()), "device": device,
-                        "presets": ", ".join(PRESETS), "games": "Catch (embedded), " + ", ".join(envs.ATARI_100K), "VGG16": weights, **folders}.items():
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    try:
+        weights = str(tokenizer.find_vgg16(tokenizer.TokenizerConfig()))
+    except UserError as error:
+        weights = f"not found: {error}"
+    try:
+        folders = {name: str(getattr(load_settings(), name)) for name in ("runs", "data")}
+    except UserError as error:
+        folders = {"settings": str(error)}
+    for name, value in {
+        "versions": ", ".join(f"{k} {v}" for k, v in runs.versions().items()),
+        "device": device,
+        "presets": ", ".join(PRESETS),
+        "games": "Catch (embedded), " + ", ".join(envs.ATARI_100K),
+        "VGG16": weights,
+        **folders,
+    }.items():
         say(f"{name:>9}  {value}")
+
 
 @dataclass(frozen=True)
 class _InfoOptions(Options):
@@ -232,7 +340,11 @@ class _InfoOptions(Options):
 # %% ../nbs/A17_commands.ipynb #67b74811
 @dataclass(frozen=True)
 class ReportOptions(Options):
-    "Make one page to look at from one or more runs: frames and tokens, dream beside reality, losses, returns."
+    """Make one page to look at from one or more runs.
+
+    Frames and tokens, dream beside reality, losses, returns.
+    """
+
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     "Folders of runs, files, or names of shipped agents."
     out: Path | None = None
@@ -240,11 +352,14 @@ class ReportOptions(Options):
     trust: Trust = ()
     "A module outside iris_edu whose code an agent may run."
 
+
 def report(arguments):
     "Write the report and say where it is."
     from iris_edu.report import write_report
+
     options = tyro.cli(ReportOptions, args=arguments, prog="iris-edu report")
-    if not options.runs: raise UserError("report needs a run: iris-edu report runs/NAME")
+    if not options.runs:
+        raise UserError("report needs a run: iris-edu report runs/NAME")
     out = options.out or agent.beside(options.runs[0], "report.html")
     write_report(options.runs, out, options.trust)
     say(f"report: {out}")
@@ -252,24 +367,36 @@ def report(arguments):
 # %% ../nbs/A17_commands.ipynb #93ca1339
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(RunOptions):
-    "Measure every part of a run, and from that the hours of a whole one, beside the plain execution that keeps nothing."
+    """Measure every part of a run, and from that the hours of a whole one, beside the plain
+    execution that keeps nothing.
+    """
+
     quick: bool = False
     "Batches cut to an eighth and two turns of each part: about two minutes on two CPU cores at the paper's size."
     seconds: Positive = 10.0
     "Time for each part."
 
+
 def bench(arguments):
     "Print the table, and the same as one line of JSON."
     _, options = parse_train(arguments, BenchOptions, "bench")
-    if options.data: raise UserError("bench measures a run that plays a game, and one on recordings takes as long without the environment: leave --data out")
+    if options.data:
+        raise UserError(
+            "bench measures a run that plays a game, and one on recordings takes as long without the environment: leave --data out"
+        )
     training.keep_memory()
-    found = speed.bench(options.config(), *((0.1, 8, 2, 32) if options.quick else (options.seconds,)))
+    found = speed.bench(
+        options.config(), *((0.1, 8, 2, 32) if options.quick else (options.seconds,))
+    )
     say(f"{speed.bench_table(found)}\n{json.dumps(found)}")
 
 # %% ../nbs/A17_commands.ipynb #a3b127b1
 @dataclass(frozen=True)
 class ImportOptions(Options):
-    "Turn recorded frames and actions into recordings to train on, or a checkpoint of the authors' code (.pt) into a run."
+    """Turn recorded frames and actions into recordings to train on, or a checkpoint of the authors'
+    code (.pt) into a run.
+    """
+
     source: Annotated[Path, tyro.conf.Positional]
     "A .npz file or a folder of them, pictures or a video with a CSV file, a Minari data set; or last.pt."
     to: Path | None = None
@@ -285,21 +412,38 @@ class ImportOptions(Options):
     preset: str | None = None
     "The preset of a .pt: atari100k or atari100k-64; by default what its shapes say."
 
+
 def import_(arguments):
     "Write a folder, and say what to do with it."
     options = tyro.cli(ImportOptions, args=arguments, prog="iris-edu import")
     source, home = options.source, load_settings().runs
     if source.suffix in (".pt", ".pth"):
-        if not options.game: raise UserError(f"{source} does not say its game: name it, for instance --game Breakout")
-        run = exchange.import_authors(source, options.game, options.to or home / f"{options.game}-{source.stem}", options.preset)
-        return say(f"{run} holds the agent of {source}; go on with iris-edu evaluate {run}, or play, or report")
+        if not options.game:
+            raise UserError(
+                f"{source} does not say its game: name it, for instance --game Breakout"
+            )
+        run = exchange.import_authors(
+            source,
+            options.game,
+            options.to or home / f"{options.game}-{source.stem}",
+            options.preset,
+        )
+        return say(
+            f"{run} holds the agent of {source}; go on with iris-edu evaluate {run}, or play, or report"
+        )
     folder = options.to or home.parent / "recordings" / source.stem
     found = own_data.import_recordings(source, folder, options.size, options.actions, options.table)
-    say(f"{folder}: {found.steps:,} steps of {found.episodes:,} episodes, {found.actions} actions, frames of {found.size} pixels; go on with iris-edu train --data {folder}")
+    say(
+        f"{folder}: {found.steps:,} steps of {found.episodes:,} episodes, {found.actions} actions, frames of {found.size} pixels; go on with iris-edu train --data {folder}"
+    )
+
 
 @dataclass(frozen=True)
 class ExportOptions(Options):
-    "Write an agent as one file to share (weights in half precision, configuration, facts), or its games as a Minari data set."
+    """Write an agent as one file to share (weights in half precision, configuration, facts), or its
+    games as a Minari data set.
+    """
+
     run: Annotated[Path, tyro.conf.Positional]
     "Folder of a run, a file, or the name of a shipped agent; for recordings also a folder of own ones."
     to: Path
@@ -309,33 +453,48 @@ class ExportOptions(Options):
     trust: Trust = ()
     "A module outside iris_edu whose code the agent may run."
 
+
 def export(arguments):
     "Write it, and say how it is opened."
     options = tyro.cli(ExportOptions, args=arguments, prog="iris-edu export")
     if options.what == "recordings":
         episodes, steps = exchange.export_recordings(options.run, options.to, options.trust)
-        return say(f"{options.to}: {episodes:,} episodes, {steps:,} steps; open it with minari.MinariDataset({str(options.to / 'data')!r}), or iris-edu import {options.to}")
+        return say(
+            f"{options.to}: {episodes:,} episodes, {steps:,} steps; open it with minari.MinariDataset({str(options.to / 'data')!r}), or iris-edu import {options.to}"
+        )
     path = exchange.export_agent(options.run, options.to, options.trust)
-    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB; evaluate, play, report and watch take it as they take a run")
+    say(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; evaluate, play, report and watch take it as they take a run"
+    )
 
 # %% ../nbs/A17_commands.ipynb #f7003efb
 @dataclass(frozen=True)
 class MakeOptions(Options):
-    "Make recorded games and trained checkpoints of the data folder again; without a name, list them."
+    """Make recorded games and trained checkpoints of the data folder again.
+
+    Without a name, list them.
+    """
+
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     "What to make: episodes/Pong, checkpoints/NAME, …"
+
 
 def make(arguments):
     "Make each, or list what there is and whether it is whole."
     options = tyro.cli(MakeOptions, args=arguments, prog="iris-edu make")
-    for name in options.names: material.check_name(name)
-    for name in options.names: material.make(name)
+    for name in options.names:
+        material.check_name(name)
+    for name in options.names:
+        material.make(name)
     say(material.inventory(names=options.names))
 
 # %% ../nbs/A17_commands.ipynb #4390a66d
 @dataclass(frozen=True)
 class FetchOptions(Options):
-    "Fetch what the package leaves out, recorded games, trained agents and learning curves, into the data folder; what is there already is not fetched again."
+    """Fetch what the package leaves out, recorded games, trained agents and learning curves, into
+    the data folder; what is there already is not fetched again.
+    """
+
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     "What to fetch: episodes/Pong, pong-16, checkpoints, …; by default everything that is missing."
     source: Annotated[str | None, tyro.conf.arg(name="from")] = None
@@ -343,34 +502,56 @@ class FetchOptions(Options):
     yes: bool = False
     "Fetch without asking."
 
+
 def fetch(arguments):
     "Say what is missing, ask, fetch it."
     options = tyro.cli(FetchOptions, args=arguments, prog="iris-edu fetch")
     wanted = fetching.missing(options.names)
-    if not wanted: return say("everything is here, and whole")
+    if not wanted:
+        return say("everything is here, and whole")
     base = fetching.source(options.source or "")
-    say("\n".join(f"{file:<38}{material.kilobytes(entry.bytes):>10}" for file, entry in wanted.items()))
-    if not options.yes and not in_terminal(): raise UserError("nothing was fetched, for nobody can be asked here: say --yes")
-    if not options.yes and not agreed(wanted, base): return say("nothing was fetched")
+    say(
+        "\n".join(
+            f"{file:<38}{material.kilobytes(entry.bytes):>10}" for file, entry in wanted.items()
+        )
+    )
+    if not options.yes and not in_terminal():
+        raise UserError("nothing was fetched, for nobody can be asked here: say --yes")
+    if not options.yes and not agreed(wanted, base):
+        return say("nothing was fetched")
     fetching.fetch(wanted, base)
+
 
 def in_terminal():
     "Whether there is somebody to ask."
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
+
 def agreed(wanted, base):
     "Whether the user, asked, wants to fetch files from an address."
     megabytes = sum(entry.bytes for entry in wanted.values()) / 1e6
-    try: answer = input(f"fetch {len(wanted)} file{'s' * (len(wanted) > 1)}, {megabytes:.1f} MB, from {base} to {store.data_folder()}? [y/N] ")
-    except EOFError: answer = ""
+    try:
+        answer = input(
+            f"fetch {len(wanted)} file{'s' * (len(wanted) > 1)}, {megabytes:.1f} MB, from {base} to {store.data_folder()}? [y/N] "
+        )
+    except EOFError:
+        answer = ""
     return answer.strip().lower() in ("y", "yes")
 
+
 def offered(lacking):
-    "Whether a file that a command lacks was fetched, after a yes of the user; `lacking` is the command's store.Missing."
-    try: wanted, base = fetching.missing([lacking.file]), fetching.source()
-    except UserError: return False
-    if not wanted or not in_terminal(): return False
+    """Whether a file that a command lacks was fetched, after a yes of the user.
+
+    `lacking` is the command's store.Missing.
+    """
+    try:
+        wanted, base = fetching.missing([lacking.file]), fetching.source()
+    except UserError:
+        return False
+    if not wanted or not in_terminal():
+        return False
     say(str(lacking))
-    if not agreed(wanted, base): return False
+    if not agreed(wanted, base):
+        return False
     fetching.fetch(wanted, base)
     return True

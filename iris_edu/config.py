@@ -23,22 +23,36 @@ from typing import Annotated
 
 from torch import nn
 
-from .settings import UserError
-from .typed import Count, Decay, Device, Maybe, NotNegative, Positive, Seed, Share, Whole, check_fields, from_json, one_of
-from .files import error_in_words, read_text
-from .envs import EnvConfig, enter
-from .replay import ReplayConfig
+from .actor_critic import ActorCriticConfig
 from .autoencoder import AutoencoderConfig
+from .envs import EnvConfig, enter
+from .files import error_in_words, read_text
+from .imagination import ImaginationConfig
+from .replay import ReplayConfig
+from .settings import UserError
 from .tokenizer import TokenizerConfig
 from .transformer import TransformerConfig
+from iris_edu.typed import (
+    Count,
+    Decay,
+    Device,
+    Maybe,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Whole,
+    check_fields,
+    from_json,
+    one_of,
+)
 from .world_model import WorldModelConfig
-from .imagination import ImaginationConfig
-from .actor_critic import ActorCriticConfig
 
 # %% ../nbs/A14_config.ipynb #76f389f7
 @dataclass(frozen=True)
 class Schedule:
     "Who does what in which epoch (Table 5)."
+
     epochs: Count = 600
     "Epochs in all."
     collect_epochs: Count = 500
@@ -70,6 +84,7 @@ class Schedule:
 @dataclass(frozen=True)
 class Optimisation(Schedule):
     "Batches and optimisers of the three learners (Tables 4 and 5)."
+
     tokenizer_batch: Count = 256
     "Frames in a tokenizer batch."
     world_model_batch: Count = 64
@@ -101,6 +116,7 @@ class Optimisation(Schedule):
 @dataclass(frozen=True)
 class TrainingConfig(Optimisation):
     "Everything the loop itself is told: schedule, optimisers, evaluation and memory."
+
     cache_gigabytes: NotNegative = 5.0
     "Memory for reconstructions of the whole replay, kept for an epoch; if they need more they are made again for every update, at 0 the tokens too."
     evaluate_every: Whole = 5
@@ -116,7 +132,9 @@ class TrainingConfig(Optimisation):
         check_fields(self)
         for name in ("tokenizer_batch", "world_model_batch", "actor_critic_batch"):
             if getattr(self, name) % self.accumulate:
-                raise UserError(f"training.{name} is {getattr(self, name)}: it must be divisible by training.accumulate = {self.accumulate}")
+                raise UserError(
+                    f"training.{name} is {getattr(self, name)}: it must be divisible by training.accumulate = {self.accumulate}"
+                )
 
 # %% ../nbs/A14_config.ipynb #da5b8984
 LEARNERS = ("tokenizer", "world_model", "actor_critic")
@@ -124,10 +142,17 @@ LEARNERS = ("tokenizer", "world_model", "actor_critic")
 REGISTRY = {
     "environment": {"gymnasium": "iris_edu.envs:make_env"},
     "segment_sampler": {"uniform": "iris_edu.replay:UniformSegments"},
-    "encoder": {"conv": "iris_edu.autoencoder:Encoder", "patch": "iris_edu.autoencoder:PatchEncoder"},
+    "encoder": {
+        "conv": "iris_edu.autoencoder:Encoder",
+        "patch": "iris_edu.autoencoder:PatchEncoder",
+    },
     "decoder": {"conv": "iris_edu.autoencoder:Decoder"},
     "quantizer": {"vq": "iris_edu.tokenizer:VectorQuantizer"},
-    "perceptual_loss": {"lpips": "iris_edu.tokenizer:LPIPS", "squared": "iris_edu.tokenizer:SquaredDistance", "none": ""},
+    "perceptual_loss": {
+        "lpips": "iris_edu.tokenizer:LPIPS",
+        "squared": "iris_edu.tokenizer:SquaredDistance",
+        "none": "",
+    },
     "tokenizer": {"discrete": "iris_edu.tokenizer:Tokenizer"},
     "attention": {"causal": "iris_edu.transformer:CausalAttention"},
     "positions": {"learnt": "iris_edu.transformer:LearntPositions"},
@@ -137,32 +162,54 @@ REGISTRY = {
     "token_sampler": {"categorical": "iris_edu.imagination:CategoricalSampler"},
     "policy": {"cnn-lstm": "iris_edu.actor_critic:ActorCritic"},
     "return_estimator": {"lambda": "iris_edu.actor_critic:lambda_returns"},
-    "execution": {"plain": "iris_edu.training:Plain", "compiled": "iris_edu.speed:Compiled", "captured": "iris_edu.speed:Captured"},
+    "execution": {
+        "plain": "iris_edu.training:Plain",
+        "compiled": "iris_edu.speed:Compiled",
+        "captured": "iris_edu.speed:Captured",
+    },
 }
 IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def short_name(part: str, name: str) -> str:
-    "The short name of a part's implementation, also where it is given by its import path; an import path of your own stays; UserError for anything else."
+    """The short name of a part's implementation, also where it is given by its import path.
+
+    An import path of your own stays; UserError for anything else.
+    """
     known = REGISTRY[part]
-    if name in known: return name
+    if name in known:
+        return name
     by_path = {path: short for short, path in known.items()}
-    if isinstance(name, str) and IMPORT_PATH.fullmatch(name): return by_path.get(name, name)
-    raise UserError(f"{option_of(part)} is {name!r}: choose {' or '.join(known)}, or write your own as module:Name, for instance my_module:MyPart")
+    if isinstance(name, str) and IMPORT_PATH.fullmatch(name):
+        return by_path.get(name, name)
+    raise UserError(
+        f"{option_of(part)} is {name!r}: choose {' or '.join(known)}, or write your own as module:Name, for instance my_module:MyPart"
+    )
 
 
 def import_path(thing) -> str:
-    "The import path of a class or function; UserError if another process, or a later one, could not find it by a name."
+    """The import path of a class or function.
+
+    UserError if another process, or a later one, could not find it by a name.
+    """
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     path = f"{module}:{name}"
-    if name is None or not IMPORT_PATH.fullmatch(path): raise UserError(f"{thing!r} cannot be named in a configuration: give a class or a function that stands at the top of a module or a notebook")
+    if name is None or not IMPORT_PATH.fullmatch(path):
+        raise UserError(
+            f"{thing!r} cannot be named in a configuration: give a class or a function that stands at the top of a module or a notebook"
+        )
     return path
 
 
 def _named(value):
-    "The import path of a class or function; everything else as it is; UserError for an environment, of which a run needs more than one."
+    """The import path of a class or function.
+
+    Everything else as it is; UserError for an environment, of which a run needs more than one.
+    """
     if hasattr(value, "reset") and hasattr(value, "step") and not callable(value):
-        raise UserError(f"{type(value).__name__} is given as an object, and a run makes several environments: give its class, or a function that makes it")
+        raise UserError(
+            f"{type(value).__name__} is given as an object, and a run makes several environments: give its class, or a function that makes it"
+        )
     return import_path(value) if callable(value) else value
 
 
@@ -173,7 +220,11 @@ def option_of(part: str) -> str:
 # %% ../nbs/A14_config.ipynb #e4311bb7
 @dataclass(frozen=True)
 class Parts:
-    "Which implementation plays each part: a short name, or an import path `module:Name`; `iris_edu.checks` holds the contract of each."
+    """Which implementation plays each part: a short name, or an import path `module:Name`.
+
+    `iris_edu.checks` holds the contract of each.
+    """
+
     environment: str = "gymnasium"
     "Makes the environment (chapter 01)."
     segment_sampler: str = "uniform"
@@ -212,17 +263,21 @@ class Parts:
             named = tuple(map(_named, value)) if isinstance(value, (list, tuple)) else _named(value)
             object.__setattr__(self, part, named)
         check_fields(self)
-        for part in REGISTRY.keys() & vars(self).keys():  # one name for one thing: a configuration is compared by its values
+        # one name for one thing: a configuration is compared by its values
+        for part in REGISTRY.keys() & vars(self).keys():
             object.__setattr__(self, part, short_name(part, getattr(self, part)))
         for path in self.callbacks:
-            if not IMPORT_PATH.fullmatch(path): raise UserError(f"parts.callbacks names {path!r}: write a callback as module:Name")
+            if not IMPORT_PATH.fullmatch(path):
+                raise UserError(f"parts.callbacks names {path!r}: write a callback as module:Name")
 
 # %% ../nbs/A14_config.ipynb #ea292a32
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
+
 @dataclass(frozen=True)
 class Config:
     "Everything a run depends on besides the code; the defaults are the paper's Atari 100k."
+
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -246,47 +301,112 @@ class Config:
 
     def __post_init__(self):
         check_fields(self, prefix="")
-        if self.execution != "auto": object.__setattr__(self, "execution", short_name("execution", self.execution))
+        if self.execution != "auto":
+            object.__setattr__(self, "execution", short_name("execution", self.execution))
         if self.env.size != self.autoencoder.size:
-            raise UserError(f"env.size is {self.env.size} and autoencoder.size is {self.autoencoder.size}: give both the same value")
+            raise UserError(
+                f"env.size is {self.env.size} and autoencoder.size is {self.autoencoder.size}: give both the same value"
+            )
 
 # %% ../nbs/A14_config.ipynb #713824ad
 def collection_temperature(game: str) -> float:
-    "The temperature at which the paper collects experience of a game: 1, and 0.01 for Freeway (Appendix H)."
+    """The temperature at which the paper collects experience of a game.
+
+    1, and 0.01 for Freeway (Appendix H).
+    """
     return 0.01 if game == "Freeway" else 1.0
 
 # %% ../nbs/A14_config.ipynb #eb0850c3
 PRESETS = {
     "tiny": Config(
-        autoencoder=AutoencoderConfig(channels=16, residual_blocks=1, attention=(8,), groups=8, latent=64),
+        autoencoder=AutoencoderConfig(
+            channels=16, residual_blocks=1, attention=(8,), groups=8, latent=64
+        ),
         tokenizer=TokenizerConfig(vocabulary=128, dim=64, perceptual=20.0),
         transformer=TransformerConfig(layers=2, heads=2, width=64),
         world_model=WorldModelConfig(steps=10),
         actor_critic=ActorCriticConfig(channels=(8, 8, 16, 16), hidden=64, burn_in=5, horizon=10),
         env=EnvConfig(eval_max_frames=2_000),
         replay=ReplayConfig(capacity=10_000),
-        training=TrainingConfig(epochs=14, collect_epochs=12, collect_steps=150, updates=25, tokenizer_after=1, world_model_after=4, actor_critic_after=9,
-                                tokenizer_batch=32, world_model_batch=16, actor_critic_batch=8, learning_rate=2e-3, evaluate_every=7, evaluate_episodes=4, evaluate_in_background=False),
-        parts=Parts(perceptual_loss="squared")),
+        training=TrainingConfig(
+            epochs=14,
+            collect_epochs=12,
+            collect_steps=150,
+            updates=25,
+            tokenizer_after=1,
+            world_model_after=4,
+            actor_critic_after=9,
+            tokenizer_batch=32,
+            world_model_batch=16,
+            actor_critic_batch=8,
+            learning_rate=2e-3,
+            evaluate_every=7,
+            evaluate_episodes=4,
+            evaluate_in_background=False,
+        ),
+        parts=Parts(perceptual_loss="squared"),
+    ),
     "small": Config(
         env=EnvConfig(game="Catch", size=32),
-        autoencoder=AutoencoderConfig(size=32, channels=48, residual_blocks=1, attention=(), groups=8, latent=64, patch=8),
+        autoencoder=AutoencoderConfig(
+            size=32, channels=48, residual_blocks=1, attention=(), groups=8, latent=64, patch=8
+        ),
         tokenizer=TokenizerConfig(vocabulary=128, dim=32, perceptual=300.0),
-        transformer=TransformerConfig(layers=2, heads=4, width=64, embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0, init_std=0.1),
+        transformer=TransformerConfig(
+            layers=2,
+            heads=4,
+            width=64,
+            embed_dropout=0.0,
+            attention_dropout=0.0,
+            residual_dropout=0.0,
+            init_std=0.1,
+        ),
         world_model=WorldModelConfig(steps=4),
         imagination=ImaginationConfig(keep_frames=2),
-        actor_critic=ActorCriticConfig(channels=(16, 32, 64), hidden=128, burn_in=2, horizon=12, entropy=0.01, discount=0.99, count_after_end=False),
+        actor_critic=ActorCriticConfig(
+            channels=(16, 32, 64),
+            hidden=128,
+            burn_in=2,
+            horizon=12,
+            entropy=0.01,
+            discount=0.99,
+            count_after_end=False,
+        ),
         replay=ReplayConfig(capacity=20_000),
-        training=TrainingConfig(epochs=20, collect_epochs=16, collect_steps=400, tokenizer_updates=150, world_model_updates=160, actor_critic_updates=70,
-                                tokenizer_after=0, tokenizer_until=6, revive_every=20, world_model_after=5, actor_critic_after=10,
-                                tokenizer_batch=32, world_model_batch=32, actor_critic_batch=32, tokenizer_learning_rate=2e-3,
-                                world_model_learning_rate=4e-3, actor_critic_learning_rate=2e-3, max_grad_norm=0.3, evaluate_every=2, evaluate_in_background=False),
-        parts=Parts(encoder="patch", perceptual_loss="squared")),
+        training=TrainingConfig(
+            epochs=20,
+            collect_epochs=16,
+            collect_steps=400,
+            tokenizer_updates=150,
+            world_model_updates=160,
+            actor_critic_updates=70,
+            tokenizer_after=0,
+            tokenizer_until=6,
+            revive_every=20,
+            world_model_after=5,
+            actor_critic_after=10,
+            tokenizer_batch=32,
+            world_model_batch=32,
+            actor_critic_batch=32,
+            tokenizer_learning_rate=2e-3,
+            world_model_learning_rate=4e-3,
+            actor_critic_learning_rate=2e-3,
+            max_grad_norm=0.3,
+            evaluate_every=2,
+            evaluate_in_background=False,
+        ),
+        parts=Parts(encoder="patch", perceptual_loss="squared"),
+    ),
     "atari100k": Config(),
-    "freeway": Config(env=EnvConfig(game="Freeway"), training=TrainingConfig(temperature=collection_temperature("Freeway"))),
+    "freeway": Config(
+        env=EnvConfig(game="Freeway"),
+        training=TrainingConfig(temperature=collection_temperature("Freeway")),
+    ),
     "atari100k-64": Config(autoencoder=AutoencoderConfig(tokens=64)),
-    "atari10m": Config(replay=ReplayConfig(capacity=2_400_000),
-                       training=TrainingConfig(epochs=1_200, collect_epochs=1_000, collect_steps=10_000)),
+    "atari10m": Config(
+        replay=ReplayConfig(capacity=2_400_000),
+        training=TrainingConfig(epochs=1_200, collect_epochs=1_000, collect_steps=10_000),
+    ),
 }
 
 # %% ../nbs/A14_config.ipynb #393173c5
@@ -296,7 +416,10 @@ def config_to_dict(config: Config) -> dict:
 
 
 def config_from_dict(values: dict) -> Config:
-    "The configuration that JSON values say; a missing key takes its default; UserError for an unknown key or a wrong value."
+    """The configuration that JSON values say.
+
+    A missing key takes its default; UserError for an unknown key or a wrong value.
+    """
     return from_json(values, Config)
 
 # %% ../nbs/A14_config.ipynb #73dd6cf2
@@ -304,9 +427,17 @@ TRUSTED = Path(".iris_edu") / "trusted.txt"
 
 
 def foreign(config: Config) -> list[tuple[str, str]]:
-    "(option, import path) of everything in a configuration that would run code from outside iris_edu, a game's module included."
-    named = [(option_of(part), getattr(config.parts, part)) for part in REGISTRY if part != "execution"]
-    named += [("execution", config.execution), ("env.game", config.env.game), *(("parts.callbacks", path) for path in config.parts.callbacks)]
+    """(option, import path) of everything in a configuration that would run code from outside
+    iris_edu, a game's module included.
+    """
+    named = [
+        (option_of(part), getattr(config.parts, part)) for part in REGISTRY if part != "execution"
+    ]
+    named += [
+        ("execution", config.execution),
+        ("env.game", config.env.game),
+        *(("parts.callbacks", path) for path in config.parts.callbacks),
+    ]
     return [(option, name) for option, name in named if ":" in name]
 
 
@@ -316,76 +447,155 @@ def foreign_modules(config: Config) -> tuple[str, ...]:
 
 
 def trusted_at_home() -> list[str]:
-    "The modules that the user lists in .iris_edu/trusted.txt of the home folder, one a line; every other line is a comment."
+    """The modules that the user lists in .iris_edu/trusted.txt of the home folder, one a line.
+
+    Every other line is a comment.
+    """
     with suppress(RuntimeError):  # there is no home folder
         path = Path.home() / TRUSTED
-        if path.exists(): return [line.strip() for line in read_text(path).split("\n") if re.fullmatch(r"\s*[A-Za-z_][\w.]*\s*", line)]
+        if path.exists():
+            return [
+                line.strip()
+                for line in read_text(path).split("\n")
+                if re.fullmatch(r"\s*[A-Za-z_][\w.]*\s*", line)
+            ]
     return []
 
 
 def check_trust(config: Config, source: str, trust: Iterable[str] = ()) -> None:
-    "UserError if a configuration that was read from `source` would run code of a module outside iris_edu that is neither in `trust` nor listed at home."
+    """UserError if a configuration that was read from `source` would run code of a module outside
+    iris_edu that is neither in `trust` nor listed at home.
+    """
     for option, name in foreign(config):
         module = name.partition(":")[0]
-        if any(module == known or module.startswith(f"{known}.") for known in (*trust, *trusted_at_home())): continue
-        raise UserError(f"{source} would run code of the module {module!r} ({option} = {name!r}): if you know that module, say --trust {module}, "
-                        f"in Python trust=[{module!r}], or write its name into {Path('~') / TRUSTED}")
+        if any(
+            module == known or module.startswith(f"{known}.")
+            for known in (*trust, *trusted_at_home())
+        ):
+            continue
+        raise UserError(
+            f"{source} would run code of the module {module!r} ({option} = {name!r}): if you know that module, say --trust {module}, "
+            f"in Python trust=[{module!r}], or write its name into {Path('~') / TRUSTED}"
+        )
 
 # %% ../nbs/A14_config.ipynb #3c5a07ed
 def resolve(path: str):
-    "The object an import path `module:Name` stands for; UserError if the module or the name is not there."
+    """The object an import path `module:Name` stands for.
+
+    UserError if the module or the name is not there.
+    """
     module, _, name = path.partition(":")
-    if not (module and name): raise UserError(f"{path!r} is not an import path: write it as module:Name, for instance my_module:MyTokenizer")
-    try: found = importlib.import_module(module)
-    except ModuleNotFoundError as error: raise UserError(f"cannot import {path!r} ({error}): check the spelling, and run the command in the folder of your module") from None
-    except (UserError, MemoryError): raise
-    except (Exception, SystemExit) as error: raise UserError(f"the module of {path!r} cannot be imported ({error_in_words(error)}): mend it, or name another") from error
-    try: return getattr(found, name)
+    if not (module and name):
+        raise UserError(
+            f"{path!r} is not an import path: write it as module:Name, for instance my_module:MyTokenizer"
+        )
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"cannot import {path!r} ({error}): check the spelling, and run the command in the folder of your module"
+        ) from None
+    except (UserError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"the module of {path!r} cannot be imported ({error_in_words(error)}): mend it, or name another"
+        ) from error
+    try:
+        return getattr(found, name)
     except AttributeError:
-        if module == "__main__": raise UserError(f"{name!r} was made in a notebook or a script, which this process has not run: put it into a module, and name that") from None
-        raise UserError(f"the module {module!r} has no {name!r}: check the spelling of {path!r}") from None
+        if module == "__main__":
+            raise UserError(
+                f"{name!r} was made in a notebook or a script, which this process has not run: put it into a module, and name that"
+            ) from None
+        raise UserError(
+            f"the module {module!r} has no {name!r}: check the spelling of {path!r}"
+        ) from None
 
 
-NETWORKS = ("encoder", "decoder", "quantizer", "perceptual_loss", "tokenizer", "attention", "positions", "layout", "heads", "world_model", "policy")
+NETWORKS = (
+    "encoder",
+    "decoder",
+    "quantizer",
+    "perceptual_loss",
+    "tokenizer",
+    "attention",
+    "positions",
+    "layout",
+    "heads",
+    "world_model",
+    "policy",
+)
 
 
 def maker(config: Config, part: str):
-    "What makes a part: the class or function that a configuration names; one from outside iris_edu is called under guard."
+    """What makes a part: the class or function that a configuration names.
+
+    One from outside iris_edu is called under guard.
+    """
     name = config.execution if part == "execution" else getattr(config.parts, part)
-    if name in REGISTRY[part]: return resolve(REGISTRY[part][name])
-    return guarded(resolve(name), f"{option_of(part)} = {name!r}", nn.Module if part in NETWORKS else object)
+    if name in REGISTRY[part]:
+        return resolve(REGISTRY[part][name])
+    return guarded(
+        resolve(name), f"{option_of(part)} = {name!r}", nn.Module if part in NETWORKS else object
+    )
 
 
 def guarded(make, what: str, kind: type = object):
-    "`make` under guard: a call that fails, or makes something else than `kind`, is a UserError that begins with `what`."
-    if not callable(make): raise UserError(f"{what} is a {type(make).__name__}, which makes nothing: name a class or a function")
+    """`make` under guard.
+
+    A call that fails, or makes something else than `kind`, is a UserError that begins with `what`.
+    """
+    if not callable(make):
+        raise UserError(
+            f"{what} is a {type(make).__name__}, which makes nothing: name a class or a function"
+        )
+
     def made(*arguments, **options):
-        try: part = make(*arguments, **options)
-        except (UserError, MemoryError): raise
-        except (Exception, SystemExit) as error: raise UserError(f"{what} could not be made ({error_in_words(error)}): mend it, or name another") from error
-        if not isinstance(part, kind): raise UserError(f"{what} made a {type(part).__name__} and no {kind.__name__}: name a class that is one")
+        try:
+            part = make(*arguments, **options)
+        except (UserError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{what} could not be made ({error_in_words(error)}): mend it, or name another"
+            ) from error
+        if not isinstance(part, kind):
+            raise UserError(
+                f"{what} made a {type(part).__name__} and no {kind.__name__}: name a class that is one"
+            )
         return part
+
     return made
 
 
 def make_environment(config: Config, train: bool = False):
     """The environment that a configuration names, for training or for evaluation.
 
-    One of your own is called as make(env_config, train=...), or with as many of these as it takes, and goes through the
+    One of your own is called as make(env_config, train=...), or with as many of these as it takes,
+    and goes through the
     entrance (chapter 01). UserError if it does not fit.
     """
-    if config.data: raise UserError(f"this agent learnt from the recordings in {config.data}, without a game, so there is no real game to play: dream from its recordings, and measure it by its k-step error (iris-edu evaluate)")
+    if config.data:
+        raise UserError(
+            f"this agent learnt from the recordings in {config.data}, without a game, so there is no real game to play: dream from its recordings, and measure it by its k-step error (iris-edu evaluate)"
+        )
     make, name = maker(config, "environment"), config.parts.environment
-    if name in REGISTRY["environment"]: return make(config.env, train=train)
+    if name in REGISTRY["environment"]:
+        return make(config.env, train=train)
     arguments, options = _accepted(resolve(name), config.env, train)
     return enter(make(*arguments, **options), config.env, train, f"parts.environment = {name!r}")
 
 
 def _accepted(make, env_config: EnvConfig, train: bool) -> tuple[tuple, dict]:
-    "Positional and named arguments with which a class or function that makes an environment can be called."
+    """Positional and named arguments with which a class or function that makes an environment can
+    be called.
+    """
     drawn = {"render_mode": "rgb_array"} if env_config.render else {}
     ways = [((env_config,), {"train": train}), ((env_config,), {}), ((), drawn), ((), {})]
-    if inspect.isclass(make): ways = ways[:1] + ways[2:]  # the first argument of a class means something else
+    # the first argument of a class means something else
+    if inspect.isclass(make):
+        ways = ways[:1] + ways[2:]
     for arguments, options in ways:
         with suppress(TypeError, ValueError):
             inspect.signature(make).bind(*arguments, **options)
@@ -394,15 +604,41 @@ def _accepted(make, env_config: EnvConfig, train: bool) -> tuple[tuple, dict]:
 
 
 def game_of(config: Config) -> str:
-    "The name under which a game is scored: that of the game, or the import path of an environment of your own, or the name of a folder of own recordings."
-    if config.data: return Path(config.data).name
+    """The name under which a game is scored.
+
+    That of the game, or the import path of an environment of your own, or the name of a folder of
+    own recordings.
+    """
+    if config.data:
+        return Path(config.data).name
     own = config.parts.environment not in REGISTRY["environment"]
     return config.parts.environment if own else config.env.game
 
 # %% ../nbs/A14_config.ipynb #c1941b10
-CHANGEABLE = {"data", "device", "precision", "execution", "parts.callbacks", *(f"training.{name}" for name in (
-    "epochs", "learning_rate", "tokenizer_learning_rate", "world_model_learning_rate", "actor_critic_learning_rate", "accumulate", "max_grad_norm",
-    "cache_gigabytes", "evaluate_every", "evaluate_episodes", "evaluate_temperature", "evaluate_in_background"))}
+CHANGEABLE = {
+    "data",
+    "device",
+    "precision",
+    "execution",
+    "parts.callbacks",
+    *(
+        f"training.{name}"
+        for name in (
+            "epochs",
+            "learning_rate",
+            "tokenizer_learning_rate",
+            "world_model_learning_rate",
+            "actor_critic_learning_rate",
+            "accumulate",
+            "max_grad_norm",
+            "cache_gigabytes",
+            "evaluate_every",
+            "evaluate_episodes",
+            "evaluate_temperature",
+            "evaluate_in_background",
+        )
+    ),
+}
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple]:
@@ -410,15 +646,26 @@ def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple]:
     found = {}
     for name in old.keys() | new.keys():
         a, b = old.get(name), new.get(name)
-        if isinstance(a, dict) and isinstance(b, dict): found |= differences(a, b, f"{prefix}{name}.")
-        elif a != b: found[prefix + name] = (a, b)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found[prefix + name] = (a, b)
     return found
 
 
 def changes(old: Config, new: Config, epoch: int, source: str) -> dict[str, tuple]:
-    "What changes in a run of `epoch` epochs that goes on with another configuration, {option: (before, now)}; UserError for an option that would change its past."
+    """What changes in a run of `epoch` epochs that goes on with another configuration, {option.
+
+    (before, now)}; UserError for an option that would change its past.
+    """
     found = dict(sorted(differences(config_to_dict(old), config_to_dict(new)).items()))
     for name, (before, now) in found.items():
-        if name not in CHANGEABLE: raise UserError(f"{source} was started with {name} = {before} and is now asked for {now}: use the same options, or another --run-dir")
-    if new.training.epochs < min(epoch, old.training.epochs): raise UserError(f"{source} has done {epoch} epochs, more than training.epochs = {new.training.epochs}: ask for as many, or for more")
+        if name not in CHANGEABLE:
+            raise UserError(
+                f"{source} was started with {name} = {before} and is now asked for {now}: use the same options, or another --run-dir"
+            )
+    if new.training.epochs < min(epoch, old.training.epochs):
+        raise UserError(
+            f"{source} has done {epoch} epochs, more than training.epochs = {new.training.epochs}: ask for as many, or for more"
+        )
     return found

@@ -8,136 +8,254 @@ __all__ = ['PHASES', 'BARS', 'PLAIN', 'SHOWN', 'FOLLOWERS', 'runs_in', 'seconds_
            'as_array', 'named', 'chart', 'charts', 'RunCurves', 'RunView', 'RunWatcher', 'Dashboard']
 
 # %% ../nbs/A11_dashboard.ipynb #a10e4b57
-import asyncio, io, sys, time
+import asyncio
+import io
+import sys
+import time
 from pathlib import Path
 from weakref import WeakValueDictionary
+
 import numpy as np
 from PIL import Image
+
 from . import plots
-from .settings import UserError
-from .files import read_bytes, say, sentences
-from .config import LEARNERS, game_of
-from .runs import METRICS, noted, read_metrics, read_run
 from .agent import is_shipped, load_trained
-from .training import learns
+from .config import LEARNERS, game_of
+from .files import read_bytes, say, sentences
 from .report import GROUPS, curves
+from .runs import METRICS, noted, read_metrics, read_run
+from .settings import UserError
+from .training import learns
+
 try:
     import ipywidgets
+
     from iris_edu.widgets import Gallery, View, row
-except ImportError: View = object  # a terminal without the notebook packages still gets `summary`
+except ImportError:
+    View = object  # a terminal without the notebook packages still gets `summary`
 
 # %% ../nbs/A11_dashboard.ipynb #efbfb768
 PHASES = ("collect", *LEARNERS, "evaluate")
 
+
 def runs_in(config, phase, epoch):
     "Whether a phase of training takes place in an epoch (chapter 09, Trainer.epoch_record)."
-    if phase == "collect": return epoch <= config.training.collect_epochs and not config.data
-    if phase == "evaluate": return config.training.evaluate_every > 0 and epoch % config.training.evaluate_every == 0
+    if phase == "collect":
+        return epoch <= config.training.collect_epochs and not config.data
+    if phase == "evaluate":
+        return config.training.evaluate_every > 0 and epoch % config.training.evaluate_every == 0
     return learns(config, phase, epoch)
+
 
 def seconds_of(records, phase, most=5):
     "Mean seconds of the last few times that a phase ran; None if it has not run."
-    took = [record[f"{phase}/seconds"] for record in records if f"{phase}/seconds" in record][-most:]
+    took = [record[f"{phase}/seconds"] for record in records if f"{phase}/seconds" in record][
+        -most:
+    ]
     return sum(took) / len(took) if took else None
 
+
 def time_left(config, records):
-    "Seconds to the end of a run by what each phase took lately, and the names of phases to come that have not run yet."
+    """Seconds to the end of a run by what each phase took lately, and the names of phases to come
+    that have not run yet.
+    """
     done = records[-1]["epoch"] if records else 0
-    coming = {phase: sum(runs_in(config, phase, epoch) for epoch in range(done + 1, config.training.epochs + 1)) for phase in PHASES}
+    coming = {
+        phase: sum(
+            runs_in(config, phase, epoch) for epoch in range(done + 1, config.training.epochs + 1)
+        )
+        for phase in PHASES
+    }
     price = {phase: seconds_of(records, phase) for phase in PHASES}
-    return (sum(count * price[phase] for phase, count in coming.items() if price[phase]),
-            [phase for phase, count in coming.items() if count and price[phase] is None])
+    return (
+        sum(count * price[phase] for phase, count in coming.items() if price[phase]),
+        [phase for phase, count in coming.items() if count and price[phase] is None],
+    )
 
 # %% ../nbs/A11_dashboard.ipynb #f4ac085d
 BARS, PLAIN = "▁▂▃▄▅▆▇█·", "_.-~=+*#?"
 
+
 def sparkline(values, width=20, bars=BARS):
-    "The course of some numbers as at most `width` characters, the lowest and the highest the first and the eighth of `bars`; what is not finite is the ninth."
-    values = np.array([part.mean() for part in np.array_split(np.asarray(values, float), min(width, len(values)))])
+    """The course of some numbers as at most `width` characters, the lowest and the highest the
+    first and the eighth of `bars`; what is not finite is the ninth.
+    """
+    values = np.array(
+        [part.mean() for part in np.array_split(np.asarray(values, float), min(width, len(values)))]
+    )
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
-    bar = lambda value: bars[int((value - low) / (high - low) * 7.999)] if high > low else bars[0]
+
+    def bar(value):
+        return bars[int((value - low) / (high - low) * 7.999)] if high > low else bars[0]
+
     return "".join(bar(value) if np.isfinite(value) else bars[8] for value in values)
+
 
 def bars_for(stream):
     "The bars that a stream's encoding can write."
-    try: BARS.encode(getattr(stream, "encoding", None) or "utf-8")
-    except UnicodeEncodeError: return PLAIN
+    try:
+        BARS.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return PLAIN
     return BARS
+
 
 def clock(seconds):
     "A duration for people: seconds, minutes, or hours and minutes."
-    if seconds < 90: return f"{seconds:.0f} s"
-    if seconds < 90 * 60: return f"{seconds / 60:.0f} min"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
     return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
 
 # %% ../nbs/A11_dashboard.ipynb #09bd76d0
 SHOWN = GROUPS | {"Codebook: share of codes used": ("evaluate/codebook_used",)}
 
+
 def finished(config, records):
     "Whether the last epoch of the schedule is done."
     return bool(records) and records[-1]["epoch"] >= config.training.epochs
 
+
 def progress(config, records):
-    "Epochs done, environment steps, seconds of an epoch and of a step, and the time left, in a sentence each."
-    if not records: return [f"epoch 0 of {config.training.epochs}: no epoch is finished yet"]
-    last, total = records[-1], sum(value for key, value in records[-1].items() if key.endswith("/seconds"))
-    parts = ", ".join(f"{key.split('/')[0]} {value:.1f}" for key, value in last.items() if key.endswith("/seconds"))
+    """Epochs done, environment steps, seconds of an epoch and of a step, and the time left, in a
+    sentence each.
+    """
+    if not records:
+        return [f"epoch 0 of {config.training.epochs}: no epoch is finished yet"]
+    last, total = (
+        records[-1],
+        sum(value for key, value in records[-1].items() if key.endswith("/seconds")),
+    )
+    parts = ", ".join(
+        f"{key.split('/')[0]} {value:.1f}"
+        for key, value in last.items()
+        if key.endswith("/seconds")
+    )
     done = f"epoch {last['epoch']} of {config.training.epochs}, {last['steps']:,} environment steps"
     speed = f"the last epoch took {clock(total)} ({parts} s)"
-    if finished(config, records): return [f"{done}: finished", speed]
+    if finished(config, records):
+        return [f"{done}: finished", speed]
     left, unknown = time_left(config, records)
-    return [done, speed, f"{'more than ' if unknown else ''}{clock(left)} left" + (f", {' and '.join(unknown)} not counted" if unknown else "")]
+    return [
+        done,
+        speed,
+        f"{'more than ' if unknown else ''}{clock(left)} left"
+        + (f", {' and '.join(unknown)} not counted" if unknown else ""),
+    ]
 
 # %% ../nbs/A11_dashboard.ipynb #a48b86ee
 def pictures(run_dir):
-    "The pictures of a run by epoch, oldest first: {epoch: path}; evaluation writes them (chapter 09)."
-    return {int(path.stem[6:]): path for path in sorted(Path(run_dir).glob("pictures/epoch_*.png")) if path.stem[6:].isdecimal()}
+    """The pictures of a run by epoch, oldest first: {epoch: path}.
+
+    Evaluation writes them (chapter 09).
+    """
+    return {
+        int(path.stem[6:]): path
+        for path in sorted(Path(run_dir).glob("pictures/epoch_*.png"))
+        if path.stem[6:].isdecimal()
+    }
+
 
 def read_picture(path):
     "The picture of an epoch, uint8 (H,W,3); UserError if it is damaged."
     content = read_bytes(path)
-    try: return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    except Exception as error: raise UserError(f"{path} is damaged ({type(error).__name__}): take it away, the next evaluation makes another") from error
+    try:
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    except Exception as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): take it away, the next evaluation makes another"
+        ) from error
+
 
 def table(records, bars=BARS):
     "A line for each metric: its name, its last value, its course, and the epoch of the last value."
-    lines = [(key, *curve) for keys in SHOWN.values() for key, curve in curves(records, keys).items()]
-    return [f"  {key:<26}{values[-1]:>10.4g}  {sparkline(values, bars=bars):<20}  epoch {epochs[-1]}" for key, epochs, values in lines]
+    lines = [
+        (key, *curve) for keys in SHOWN.values() for key, curve in curves(records, keys).items()
+    ]
+    return [
+        f"  {key:<26}{values[-1]:>10.4g}  {sparkline(values, bars=bars):<20}  epoch {epochs[-1]}"
+        for key, epochs, values in lines
+    ]
+
 
 def summary(run_dir, trust=(), bars=BARS):
-    "What a run folder says about its run, as a screen of text; of a file or a shipped name what its agent is; UserError if it is neither."
-    if is_shipped(run_dir) or Path(run_dir).is_file(): return about(run_dir, trust)
+    """What a run folder says about its run, as a screen of text.
+
+    Of a file or a shipped name what its agent is; UserError if it is neither.
+    """
+    if is_shipped(run_dir) or Path(run_dir).is_file():
+        return about(run_dir, trust)
     run, records = read_run(run_dir, trust), read_metrics(run_dir)
     seen, path = pictures(run_dir), Path(run_dir) / METRICS
-    with sentences(path): age = [f"written {clock(max(0, time.time() - path.stat().st_mtime))} ago"] if records else []
-    picture = f"newest picture: {list(seen.values())[-1]}" if seen else "no picture yet: training makes one at each evaluation"
-    return "\n".join([f"{run_dir}: {game_of(run.config)}, seed {run.config.seed}", *progress(run.config, records), *noted(run), *age, "", *table(records, bars), "", picture])
+    with sentences(path):
+        age = (
+            [f"written {clock(max(0, time.time() - path.stat().st_mtime))} ago"] if records else []
+        )
+    picture = (
+        f"newest picture: {list(seen.values())[-1]}"
+        if seen
+        else "no picture yet: training makes one at each evaluation"
+    )
+    return "\n".join(
+        [
+            f"{run_dir}: {game_of(run.config)}, seed {run.config.seed}",
+            *progress(run.config, records),
+            *noted(run),
+            *age,
+            "",
+            *table(records, bars),
+            "",
+            picture,
+        ]
+    )
+
 
 def about(source, trust=()):
-    "What an agent is that nobody trains here: its game, its networks, and what is known about them."
+    """What an agent is that nobody trains here.
+
+    Its game, its networks, and what is known about them.
+    """
     trained = load_trained(source, trust=trust)
-    sizes = {part: sum(p.numel() for p in getattr(trained, part).parameters()) for part in LEARNERS if getattr(trained, part)}
-    return "\n".join([f"{source}: {game_of(trained.config)}, {trained.facts.get('about', f'epoch {trained.epoch}')}", *(f"  {part:<14}{size:>12,} numbers" for part, size in sizes.items())])
+    sizes = {
+        part: sum(p.numel() for p in getattr(trained, part).parameters())
+        for part in LEARNERS
+        if getattr(trained, part)
+    }
+    return "\n".join(
+        [
+            f"{source}: {game_of(trained.config)}, {trained.facts.get('about', f'epoch {trained.epoch}')}",
+            *(f"  {part:<14}{size:>12,} numbers" for part, size in sizes.items()),
+        ]
+    )
 
 # %% ../nbs/A11_dashboard.ipynb #5a19b622
 def watch(run_dir, once=False, seconds=5.0, trust=()):
     "Print the summary, and unless `once` again on a cleared screen, until the run is finished."
     while True:
         say("\033[H\033[2J" * sys.stdout.isatty() + summary(run_dir, trust, bars_for(sys.stdout)))
-        if once or not Path(run_dir).is_dir() or finished(read_run(run_dir, trust).config, read_metrics(run_dir)): return
+        if (
+            once
+            or not Path(run_dir).is_dir()
+            or finished(read_run(run_dir, trust).config, read_metrics(run_dir))
+        ):
+            return
         time.sleep(seconds)
 
 # %% ../nbs/A11_dashboard.ipynb #1c761e99
 def as_array(figure, width=3.8, height=2.3):
     "A matplotlib figure as uint8 (H,W,3) of 90 pixels an inch, without a window."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure.set_size_inches(width, height)
     figure.set_layout_engine("none")  # a fixed margin is drawn in half the time
-    for axes in figure.axes: axes.set_position((0.16, 0.21, 0.81, 0.67))
+    for axes in figure.axes:
+        axes.set_position((0.16, 0.21, 0.81, 0.67))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
+
 
 def named(key):
     "A metric's name in the legend of its group."
@@ -149,22 +267,40 @@ def chart(title, lines):
     "The picture uint8 (H,W,3) of some curves, in decades where they span more than one."
     values = np.concatenate([values for _, values in lines.values()])
     wide = values.min() > 0 and values.max() > 20 * values.min()
-    return as_array(plots.plot_curves({named(key): curve for key, curve in lines.items()}, "epoch", "", title, logy=bool(wide)))
+    return as_array(
+        plots.plot_curves(
+            {named(key): curve for key, curve in lines.items()}, "epoch", "", title, logy=bool(wide)
+        )
+    )
+
 
 def charts(records):
     "(title, picture, words) for each group of metrics that has any."
     found = {title: curves(records, keys) for title, keys in SHOWN.items()}
-    words = lambda lines: "\n".join(f"{key.replace('/', ' ').replace('_', ' ')} {values[-1]:.4g}, at first {values[0]:.4g}" for key, (_, values) in lines.items())
+
+    def words(lines):
+        return "\n".join(
+            f"{key.replace('/', ' ').replace('_', ' ')} {values[-1]:.4g}, at first {values[0]:.4g}"
+            for key, (_, values) in lines.items()
+        )
+
     return [(title, chart(title, lines), words(lines)) for title, lines in found.items() if lines]
 
 # %% ../nbs/A11_dashboard.ipynb #6e30c7d9
 class RunCurves(View):
     "The numbers of a run folder as curves and in a sentence; `refresh` reads it again."
+
     def __init__(self, run_dir, trust=()):
-        if View is object: raise UserError("The dashboard needs the notebook packages: pip install 'iris-edu[notebook]', or use iris-edu watch.")
+        if View is object:
+            raise UserError(
+                "The dashboard needs the notebook packages: pip install 'iris-edu[notebook]', or use iris-edu watch."
+            )
         self.run_dir, self.run = Path(run_dir), read_run(run_dir, trust)
         self.config = self.run.config
-        self.button, self.curves = ipywidgets.Button(description="refresh"), Gallery(columns=3, gap=8, zoom=1.0)
+        self.button, self.curves = (
+            ipywidgets.Button(description="refresh"),
+            Gallery(columns=3, gap=8, zoom=1.0),
+        )
         self.controls = row(self.button)
         super().__init__(self.controls, self.curves)
         self.when(self.button, self.refresh)
@@ -174,25 +310,42 @@ class RunCurves(View):
         self.records = read_metrics(self.run_dir)
         self.draw()
         done, *more = progress(self.config, self.records)
-        self.say("; ".join([f"{game_of(self.config)}, {done}", *self.newest(), *more, *noted(self.run)]) + ".")
+        self.say(
+            "; ".join([f"{game_of(self.config)}, {done}", *self.newest(), *more, *noted(self.run)])
+            + "."
+        )
 
     def draw(self):
         "Draw the curves, if there are any."
         drawn = charts(self.records)
-        if drawn: self.curves.show(np.stack([picture for _, picture, _ in drawn]), texts=[words for *_, words in drawn], labels=[f"{title}: {words}" for title, _, words in drawn])
+        if drawn:
+            self.curves.show(
+                np.stack([picture for _, picture, _ in drawn]),
+                texts=[words for *_, words in drawn],
+                labels=[f"{title}: {words}" for title, _, words in drawn],
+            )
 
     def newest(self):
         "The last return and the last use of the codebook, in words."
-        said = {"evaluate/return": "return {:.3g}", "evaluate/codebook_used": "{:.0%} of the codes in use"}
+        said = {
+            "evaluate/return": "return {:.3g}",
+            "evaluate/codebook_used": "{:.0%} of the codes in use",
+        }
         found = curves(self.records, said)
         return [said[key].format(values[-1]) for key, (_, values) in found.items()]
 
 # %% ../nbs/A11_dashboard.ipynb #b7d25c80
 class RunView(RunCurves):
-    "A run folder as it is now: its curves, and the reconstructions and dreams of an epoch to choose."
+    """A run folder as it is now.
+
+    Its curves, and the reconstructions and dreams of an epoch to choose.
+    """
+
     def __init__(self, run_dir, trust=()):
         super().__init__(run_dir, trust)
-        self.epoch = ipywidgets.Dropdown(description="picture of epoch", style={"description_width": "initial"})
+        self.epoch = ipywidgets.Dropdown(
+            description="picture of epoch", style={"description_width": "initial"}
+        )
         self.picture = Gallery(zoom=1.0)
         self.controls.children += (self.epoch,)
         self.children = [self.controls, self.picture, self.curves, self.voice]
@@ -203,21 +356,29 @@ class RunView(RunCurves):
         super().draw()
         newest = not self.epoch.options or self.epoch.value == self.epoch.options[-1]
         epochs, before = tuple(pictures(self.run_dir)), self.epoch.value
-        if epochs != self.epoch.options: self.epoch.options = epochs
-        if epochs: self.epoch.value = epochs[-1] if newest or before not in epochs else before
+        if epochs != self.epoch.options:
+            self.epoch.options = epochs
+        if epochs:
+            self.epoch.value = epochs[-1] if newest or before not in epochs else before
         self.look()
 
     def look(self):
         "Show the picture of the chosen epoch, or say that there is none."
         if self.epoch.value is None:
-            return self.picture.show(np.zeros((0, 1, 1, 3), np.uint8), status="No picture yet: training makes one at each evaluation.")
+            return self.picture.show(
+                np.zeros((0, 1, 1, 3), np.uint8),
+                status="No picture yet: training makes one at each evaluation.",
+            )
         image = read_picture(pictures(self.run_dir)[self.epoch.value])
         what = f"epoch {self.epoch.value}: reality above, its reconstruction, and the dream under the same actions"
-        self.picture.show(image[None], zoom=min(1.0, 1200 / image.shape[1]), title=what, labels=[what], status="")
+        self.picture.show(
+            image[None], zoom=min(1.0, 1200 / image.shape[1]), title=what, labels=[what], status=""
+        )
 
 # %% ../nbs/A11_dashboard.ipynb #25e9b60a
 class RunWatcher(RunView):
     "A RunView that can look by itself, every few seconds, whether the run has written something."
+
     def __init__(self, run_dir, seconds=3.0, trust=()):
         super().__init__(run_dir, trust)
         self.seconds = seconds
@@ -230,25 +391,34 @@ class RunWatcher(RunView):
     def stamp(self):
         "What changes when the run writes: the metrics' time and size, and the pictures there are."
         path = self.run_dir / METRICS
-        return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None, tuple(pictures(self.run_dir))
+        return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None, tuple(
+            pictures(self.run_dir)
+        )
 
     async def look_again(self):
         "Refresh whenever the run has written, until its last epoch."
         while not finished(self.config, self.records):
             await asyncio.sleep(self.seconds)
             with self.lock:
-                if self.stamp() != self.seen: self.refresh()
+                if self.stamp() != self.seen:
+                    self.refresh()
 
 # %% ../nbs/A11_dashboard.ipynb #276c8764
 FOLLOWERS = WeakValueDictionary()
 
+
 class Dashboard(RunWatcher):
-    "A run folder, live or finished: curves, reconstructions and dreams, speed and time left; `refresh` reads it again, `follow` does so by itself."
+    """A run folder, live or finished: curves, reconstructions and dreams, speed and time left.
+
+    `refresh` reads it again, `follow` does so by itself.
+    """
+
     task = None
 
     def __init__(self, run_dir, seconds=3.0, trust=()):
         super().__init__(run_dir, seconds, trust)
-        if older := FOLLOWERS.pop(self.run_dir.resolve(), None): older.following.value = False
+        if older := FOLLOWERS.pop(self.run_dir.resolve(), None):
+            older.following.value = False
         self.following = ipywidgets.Checkbox(False, description="follow", indent=False)
         self.controls.children = [self.button, self.following, self.epoch]
         self.when(self.following, self.follow)
@@ -256,22 +426,31 @@ class Dashboard(RunWatcher):
 
     def follow(self):
         "Begin to follow the run, or end it."
-        if self.task: self.task.get_loop().call_soon_threadsafe(self.task.cancel)  # the browser may be answered by another thread
+        # the browser may be answered by another thread
+        if self.task:
+            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
         self.task = None
-        if not self.following.value: return
-        try: loop = asyncio.get_running_loop()
+        if not self.following.value:
+            return
+        try:
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             self.following.value = False
-            raise UserError("Nothing can follow a run in this Python, which has no event loop: press refresh instead.") from None
+            raise UserError(
+                "Nothing can follow a run in this Python, which has no event loop: press refresh instead."
+            ) from None
         self.task, FOLLOWERS[self.run_dir.resolve()] = loop.create_task(self.look_again()), self
 
     async def look_again(self):
         "Refresh whenever the run has written, until its last epoch or an error."
-        try: await super().look_again()
-        except Exception as error: self.say(f"{type(error).__name__}: {error}", wrong=True)
+        try:
+            await super().look_again()
+        except Exception as error:
+            self.say(f"{type(error).__name__}: {error}", wrong=True)
         self.task, self.following.value = None, False
 
     def close(self):
         "Close the widget, and follow no more."
-        if self.task: self.following.value = False
+        if self.task:
+            self.following.value = False
         super().close()

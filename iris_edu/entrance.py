@@ -15,51 +15,78 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from .settings import UserError
 from .files import error_in_words
+from .settings import UserError
 
 # %% ../nbs/A18_entrance.ipynb #e82afb9a
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 
 
 def channels_last(shape: tuple[int, ...]) -> bool | None:
-    "Whether an image of this shape has its channels last (also when it is grey and has none); None if it is no image's shape."
-    if len(shape) == 2: return True
-    if len(shape) != 3: return None
-    if shape[-1] in CHANNELS: return True
+    """Whether an image of this shape has its channels last (also when it is grey and has none).
+
+    None if it is no image's shape.
+    """
+    if len(shape) == 2:
+        return True
+    if len(shape) != 3:
+        return None
+    if shape[-1] in CHANNELS:
+        return True
     return False if shape[0] in CHANNELS else None
 
 # %% ../nbs/A18_entrance.ipynb #1d62352b
 def to_image(observation: Any, white: float | None = None) -> np.ndarray:
-    """RGB uint8 (h,w,3), a copy, of an image in any usual form; `white` is its highest value, by default 1 for floats and 255 for whole numbers.
+    """RGB uint8 (h,w,3), a copy, of an image in any usual form; `white` is its highest value, by
+    default 1 for floats and 255 for whole numbers.
 
-    Taken are (h,w), (h,w,C) and (C,h,w) with C = 1, 3 or 4, bool, whole numbers or floats, and a dictionary that holds one of
+    Taken are (h,w), (h,w,C) and (C,h,w) with C = 1, 3 or 4, bool, whole numbers or floats, and a
+    dictionary that holds one of
     them; an alpha channel is left out. UserError for everything else.
     """
-    if isinstance(observation, dict): observation = _only_image(observation)
+    if isinstance(observation, dict):
+        observation = _only_image(observation)
     image = np.asarray(observation)
     last = channels_last(image.shape)
-    if last is None or image.size == 0: raise UserError(f"an observation of shape {image.shape} is no image: it must be (height, width) or (height, width, 1, 3 or 4)")
+    if last is None or image.size == 0:
+        raise UserError(
+            f"an observation of shape {image.shape} is no image: it must be (height, width) or (height, width, 1, 3 or 4)"
+        )
     image = _to_bytes(image, white)
-    if not last: image = image.transpose(1, 2, 0)
-    if image.ndim == 2: image = image[..., None]
+    if not last:
+        image = image.transpose(1, 2, 0)
+    if image.ndim == 2:
+        image = image[..., None]
     return np.array(np.broadcast_to(image[..., :3], (*image.shape[:2], 3)))
 
 
 def _only_image(entries: dict) -> Any:
     "The one entry of a dictionary that is an image."
-    images = [name for name, entry in entries.items() if isinstance(entry, np.ndarray) and channels_last(entry.shape) is not None]
-    if len(images) != 1: raise UserError(f"an observation holds {', '.join(map(str, entries)) or 'nothing'}, of which {len(images)} are images: leave exactly one, with gymnasium.wrappers.FilterObservation")
+    images = [
+        name
+        for name, entry in entries.items()
+        if isinstance(entry, np.ndarray) and channels_last(entry.shape) is not None
+    ]
+    if len(images) != 1:
+        raise UserError(
+            f"an observation holds {', '.join(map(str, entries)) or 'nothing'}, of which {len(images)} are images: leave exactly one, with gymnasium.wrappers.FilterObservation"
+        )
     return entries[images[0]]
 
 
 def _to_bytes(image: np.ndarray, white: float | None) -> np.ndarray:
     "The same image in uint8; UserError for numbers below black or above white."
-    if image.dtype == np.uint8 and white in (None, 255): return image
-    if image.dtype.kind not in "biuf": raise UserError(f"an observation holds {image.dtype}: an image holds numbers")
-    if white is None: white = 1 if image.dtype.kind in "bf" else 255
+    if image.dtype == np.uint8 and white in (None, 255):
+        return image
+    if image.dtype.kind not in "biuf":
+        raise UserError(f"an observation holds {image.dtype}: an image holds numbers")
+    if white is None:
+        white = 1 if image.dtype.kind in "bf" else 255
     low, high = float(image.min()), float(image.max())
-    if not 0 <= low <= high <= white * (1 + 1e-6): raise UserError(f"an observation holds numbers from {low:.4g} to {high:.4g}: an image of {image.dtype} holds them from 0 to {white:g}")
+    if not 0 <= low <= high <= white * (1 + 1e-6):
+        raise UserError(
+            f"an observation holds numbers from {low:.4g} to {high:.4g}: an image of {image.dtype} holds them from 0 to {white:g}"
+        )
     return np.rint(image.astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/A18_entrance.ipynb #9321073a
@@ -68,35 +95,62 @@ MOST_ACTIONS = 4096  # more choices than any game here has
 
 def check_actions(space: Any, name: str) -> None:
     "UserError unless the action space of the environment `name` is Discrete."
-    of_another_kind = not isinstance(space, spaces.Space) and isinstance(getattr(space, "n", None), (int, np.integer))  # the old gym's, for instance
+    # the old gym's, for instance
+    of_another_kind = not isinstance(space, spaces.Space) and isinstance(
+        getattr(space, "n", None), (int, np.integer)
+    )
     if isinstance(space, spaces.Discrete) or of_another_kind:
-        if not 1 <= space.n <= MOST_ACTIONS: raise UserError(f"{name} has {space.n} actions, and the agent chooses one of 1 to {MOST_ACTIONS}: number the ones it may choose with iris_edu.entrance.ActionTable")
+        if not 1 <= space.n <= MOST_ACTIONS:
+            raise UserError(
+                f"{name} has {space.n} actions, and the agent chooses one of 1 to {MOST_ACTIONS}: number the ones it may choose with iris_edu.entrance.ActionTable"
+            )
         return
-    raise UserError(f"{name} has the action space {_words(space)}, and the agent takes discrete actions: number the ones it may choose with "
-                    "iris_edu.entrance.ActionTable(env, [action, action, ...]), in a function of your own (--environment my_module:make)")
+    raise UserError(
+        f"{name} has the action space {_words(space)}, and the agent takes discrete actions: number the ones it may choose with "
+        "iris_edu.entrance.ActionTable(env, [action, action, ...]), in a function of your own (--environment my_module:make)"
+    )
 
 
 def check_frames(space: Any, name: str) -> None:
-    "UserError if the observation space of the environment `name` says that its observations are no images."
+    """UserError if the observation space of the environment `name` says that its observations are
+    no images.
+    """
     if isinstance(space, spaces.Dict):
         images = [key for key, entry in space.items() if _may_be_image(entry)]
-        if len(images) == 1: return
-        if images: raise UserError(f"{name} shows several images ({', '.join(images)}): leave one, with gymnasium.wrappers.FilterObservation(env, [{images[0]!r}])")
-    elif not isinstance(space, spaces.Space) or _may_be_image(space): return
-    if len(getattr(space, "shape", None) or ()) == 4: raise UserError(f"{name} has the observation space {_words(space)}, several frames at once: take its frame-stacking wrapper away, the agent remembers by itself")
-    raise UserError(f"{name} has the observation space {_words(space)}, and the agent sees uint8 images: take what it renders, with --env.render "
-                    "(in Python EnvConfig(render=True)), or wrap it in gymnasium.wrappers.AddRenderObservation")
+        if len(images) == 1:
+            return
+        if images:
+            raise UserError(
+                f"{name} shows several images ({', '.join(images)}): leave one, with gymnasium.wrappers.FilterObservation(env, [{images[0]!r}])"
+            )
+    elif not isinstance(space, spaces.Space) or _may_be_image(space):
+        return
+    if len(getattr(space, "shape", None) or ()) == 4:
+        raise UserError(
+            f"{name} has the observation space {_words(space)}, several frames at once: take its frame-stacking wrapper away, the agent remembers by itself"
+        )
+    raise UserError(
+        f"{name} has the observation space {_words(space)}, and the agent sees uint8 images: take what it renders, with --env.render "
+        "(in Python EnvConfig(render=True)), or wrap it in gymnasium.wrappers.AddRenderObservation"
+    )
 
 
 def _may_be_image(space: Any) -> bool:
     "Whether a space is one of images: their shape, and numbers from 0 to 1 or to 255."
-    if not isinstance(space, spaces.Box) or channels_last(space.shape) is None: return False
-    return space.dtype in (np.uint8, np.bool_) or bool((space.low >= 0).all() and (space.high <= 255).all())
+    if not isinstance(space, spaces.Box) or channels_last(space.shape) is None:
+        return False
+    return space.dtype in (np.uint8, np.bool_) or bool(
+        (space.low >= 0).all() and (space.high <= 255).all()
+    )
 
 
 def white_of(space: Any) -> float | None:
-    "The highest value of the images of a space, if it is not what their type says: 255 for floats that go so far."
-    if isinstance(space, spaces.Dict): return next((white_of(entry) for entry in space.values() if _may_be_image(entry)), None)
+    """The highest value of the images of a space, if it is not what their type says.
+
+    255 for floats that go so far.
+    """
+    if isinstance(space, spaces.Dict):
+        return next((white_of(entry) for entry in space.values() if _may_be_image(entry)), None)
     is_float = isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.high.size
     return 255.0 if is_float and 1 < space.high.max() <= 255 else None
 
@@ -122,9 +176,11 @@ LARGEST_REWARD = 1e30  # sums of rewards stay finite in single precision
 
 
 class Conform(gym.Env):
-    """Any environment in the form of chapter 01: every frame a new RGB uint8 (h,w,3), actions from 0, finite rewards, seeds below 2**31.
+    """Any environment in the form of chapter 01: every frame a new RGB uint8 (h,w,3), actions from
+    0, finite rewards, seeds below 2**31.
 
-    UserError, which calls the environment `name`, for spaces that do not fit, and for an answer that breaks the contract.
+    UserError, which calls the environment `name`, for spaces that do not fit, and for an answer
+    that breaks the contract.
     """
 
     def __init__(self, env: Any, name: str = "the environment"):
@@ -145,42 +201,73 @@ class Conform(gym.Env):
     def reset(self, *, seed=None, options=None):
         "A new game -> frame, info."
         answer = self._ask("reset", seed=None if seed is None else seed % 2**31, options=options)
-        if not (isinstance(answer, tuple) and len(answer) == 2): raise UserError(f"{self.name}: reset gives {_kind(answer)}; give (observation, info), as gymnasium does")
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise UserError(
+                f"{self.name}: reset gives {_kind(answer)}; give (observation, info), as gymnasium does"
+            )
         return self._frame(answer[0]), self._info(answer[1])
 
     def step(self, action):
         "Frame, reward, terminated, truncated, info after an action, counted from 0."
         answer = self._ask("step", int(action) + self.first_action)
-        if not (isinstance(answer, tuple) and len(answer) == 5): raise UserError(f"{self.name}: step gives {_kind(answer)}; give (observation, reward, terminated, truncated, info), as gymnasium does")
+        if not (isinstance(answer, tuple) and len(answer) == 5):
+            raise UserError(
+                f"{self.name}: step gives {_kind(answer)}; give (observation, reward, terminated, truncated, info), as gymnasium does"
+            )
         observation, reward, terminated, truncated, info = answer
-        return self._frame(observation), self._reward(reward), self._flag(terminated, "terminated"), self._flag(truncated, "truncated"), self._info(info)
+        return (
+            self._frame(observation),
+            self._reward(reward),
+            self._flag(terminated, "terminated"),
+            self._flag(truncated, "truncated"),
+            self._info(info),
+        )
 
     def _ask(self, method, *arguments, **options):
         "What a method of the environment answers; UserError if it fails."
-        try: return getattr(self.env, method)(*arguments, **options)
-        except (UserError, MemoryError): raise
-        except (Exception, SystemExit) as error: raise UserError(f"{self.name} failed in {method} ({error_in_words(error)}): mend it there") from error
+        try:
+            return getattr(self.env, method)(*arguments, **options)
+        except (UserError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{self.name} failed in {method} ({error_in_words(error)}): mend it there"
+            ) from error
 
     def _reward(self, reward) -> float:
-        try: number = float(reward)
-        except (TypeError, ValueError): number = math.nan
-        if not abs(number) <= LARGEST_REWARD: raise UserError(f"{self.name} gave the reward {reward}: a reward must be a finite number of at most 30 digits, so mend its step")
+        try:
+            number = float(reward)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not abs(number) <= LARGEST_REWARD:
+            raise UserError(
+                f"{self.name} gave the reward {reward}: a reward must be a finite number of at most 30 digits, so mend its step"
+            )
         return number
 
     def _flag(self, flag, what) -> bool:
         "Whether an episode ended: true, false, or a number that is 0 or 1."
         try:
-            if not isinstance(flag, str) and flag in (0, 1): return bool(flag)
-        except ValueError: pass  # an array of several
-        raise UserError(f"{self.name} gave {what} = {flag!r}: it must be True or False, so mend its step")
+            if not isinstance(flag, str) and flag in (0, 1):
+                return bool(flag)
+        except ValueError:
+            pass  # an array of several
+        raise UserError(
+            f"{self.name} gave {what} = {flag!r}: it must be True or False, so mend its step"
+        )
 
     def _info(self, info) -> dict:
-        if info is not None and not isinstance(info, dict): raise UserError(f"{self.name} gave a {type(info).__name__} as info: it must be a dictionary")
+        if info is not None and not isinstance(info, dict):
+            raise UserError(
+                f"{self.name} gave a {type(info).__name__} as info: it must be a dictionary"
+            )
         return info or {}
 
     def _frame(self, observation) -> np.ndarray:
-        try: return to_image(observation, self.white)
-        except UserError as error: raise UserError(f"{self.name}: {error}") from None
+        try:
+            return to_image(observation, self.white)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
 
     def render(self):
         "What the environment renders."
@@ -194,15 +281,23 @@ class Conform(gym.Env):
 def _check_methods(env: Any, name: str) -> None:
     "UserError unless something is an environment that can be reset with a seed."
     if not all(hasattr(env, part) for part in ("reset", "step", "action_space")):
-        raise UserError(f"{name} is a {type(env).__name__} and no environment: it needs reset, step and action_space, as gymnasium.Env has them")
-    try: inspect.signature(env.reset).bind(seed=0, options=None)
-    except TypeError: raise UserError(f"{name}: its reset takes no seed and options; write it as reset(self, *, seed=None, options=None), as gymnasium does") from None
+        raise UserError(
+            f"{name} is a {type(env).__name__} and no environment: it needs reset, step and action_space, as gymnasium.Env has them"
+        )
+    try:
+        inspect.signature(env.reset).bind(seed=0, options=None)
+    except TypeError:
+        raise UserError(
+            f"{name}: its reset takes no seed and options; write it as reset(self, *, seed=None, options=None), as gymnasium does"
+        ) from None
 
 
 def _size_of(space: Any) -> tuple[int, int]:
     "Height and width of the images of a space, or (1, 1) if it does not say."
-    if isinstance(space, spaces.Dict): return next((_size_of(entry) for entry in space.values() if _may_be_image(entry)), (1, 1))
-    if not _may_be_image(space): return 1, 1
+    if isinstance(space, spaces.Dict):
+        return next((_size_of(entry) for entry in space.values() if _may_be_image(entry)), (1, 1))
+    if not _may_be_image(space):
+        return 1, 1
     return space.shape[:2] if channels_last(space.shape) else space.shape[1:]
 
 

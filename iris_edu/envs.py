@@ -24,8 +24,8 @@ from gymnasium.wrappers import AddRenderObservation, TimeLimit
 from PIL import Image
 
 from .entrance import Conform, check_actions, check_frames, to_image
-from .settings import UserError
 from .files import error_in_words
+from .settings import UserError
 from .typed import Count, Share, Whole, at_least, check_fields, typed
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -33,13 +33,24 @@ gym.register_envs(ale_py)
 
 # %% ../nbs/01_envs.ipynb #1b8c7e36
 class Environment(Protocol):
-    "What the agent asks of an environment: gymnasium's API with images (H,W,3) uint8 and discrete actions."
+    """What the agent asks of an environment.
+
+    Gymnasium's API with images (H,W,3) uint8 and discrete actions.
+    """
+
     observation_space: Any
     action_space: Any
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]: "A new game -> frame, info; the same seed gives the same game."
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]: "Frame, reward, terminated, truncated, info after an action."
-    def close(self) -> None: "Give back what the game holds."
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
+        "A new game -> frame, info; the same seed gives the same game."
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        "Frame, reward, terminated, truncated, info after an action."
+
+    def close(self) -> None:
+        "Give back what the game holds."
 
 # %% ../nbs/01_envs.ipynb #43c93487
 def num_actions(env: Environment) -> int:
@@ -48,13 +59,19 @@ def num_actions(env: Environment) -> int:
 
 # %% ../nbs/01_envs.ipynb #c4bbe6c7
 def resize(frame: np.ndarray, size: int) -> np.ndarray:
-    "RGB uint8 (h,w,3) to (size,size,3), bilinear with antialiasing as Pillow does it (authors' code)."
-    if frame.shape[:2] == (size, size): return frame
+    """RGB uint8 (h,w,3) to (size,size,3), bilinear with antialiasing as Pillow does it (authors'
+    code).
+    """
+    if frame.shape[:2] == (size, size):
+        return frame
     return np.array(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
 
 # %% ../nbs/01_envs.ipynb #6cff40e0
 class SkipFrames(gym.Wrapper):
-    "One agent step = `skip` emulator frames: rewards are summed, the last two frames resized and merged by maximum."
+    """One agent step = `skip` emulator frames.
+
+    Rewards are summed, the last two frames resized and merged by maximum.
+    """
 
     def __init__(self, env: gym.Env, skip: int = 4, size: int = 64):
         super().__init__(env)
@@ -67,18 +84,24 @@ class SkipFrames(gym.Wrapper):
         return resize(frame, self.size), info
 
     def step(self, action):
-        "The merged frame, the summed reward, terminated, truncated, info; fewer emulator frames if the game ends."
+        """The merged frame, the summed reward, terminated, truncated, info.
+
+        Fewer emulator frames if the game ends.
+        """
         frames, total = [], 0.0
         for _ in range(self.skip):
             frame, reward, terminated, truncated, info = self.env.step(action)
             frames, total = [*frames[-1:], frame], total + float(reward)
-            if terminated or truncated: break
+            if terminated or truncated:
+                break
         merged = np.maximum.reduce([resize(frame, self.size) for frame in frames])
         return merged, total, terminated, truncated, info
 
 # %% ../nbs/01_envs.ipynb #d5a38214
 class RandomNoops(gym.Wrapper):
-    "A new game begins after 1 to `maximum` frames without action, drawn from the seeded emulator's generator."
+    """A new game begins after 1 to `maximum` frames without action, drawn from the seeded
+    emulator's generator.
+    """
 
     def __init__(self, env: gym.Env, maximum: int = 30):
         super().__init__(env)
@@ -90,12 +113,16 @@ class RandomNoops(gym.Wrapper):
         count = int(self.unwrapped.np_random.integers(1, self.maximum + 1)) if self.maximum else 0
         for _ in range(count):
             frame, _, terminated, truncated, info = self.env.step(0)
-            if terminated or truncated: frame, info = self.env.reset()
+            if terminated or truncated:
+                frame, info = self.env.reset()
         return frame, info
 
 # %% ../nbs/01_envs.ipynb #a4aa0f9a
 class LifeLossEnds(gym.Wrapper):
-    "A lost life ends the episode, not the game: `reset()` then plays one no-op and goes on, `reset(seed=s)` starts a new game."
+    """A lost life ends the episode, not the game.
+
+    `reset()` then plays one no-op and goes on, `reset(seed=s)` starts a new game.
+    """
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
@@ -107,7 +134,8 @@ class LifeLossEnds(gym.Wrapper):
         if not over:
             frame, _, terminated, truncated, info = self.env.step(0)
             over = terminated or truncated
-        if over: frame, info = self.env.reset(seed=seed, options=options)
+        if over:
+            frame, info = self.env.reset(seed=seed, options=options)
         self.lives, self.life_lost = info["lives"], False
         return frame, {**info, "life_lost": False}
 
@@ -116,12 +144,19 @@ class LifeLossEnds(gym.Wrapper):
         frame, reward, terminated, truncated, info = self.env.step(action)
         self.life_lost = 0 < info["lives"] < self.lives and not (terminated or truncated)
         self.lives = info["lives"]
-        return frame, reward, terminated or self.life_lost, truncated, {**info, "life_lost": self.life_lost}
+        return (
+            frame,
+            reward,
+            terminated or self.life_lost,
+            truncated,
+            {**info, "life_lost": self.life_lost},
+        )
 
 # %% ../nbs/01_envs.ipynb #2338154b
 @dataclass(frozen=True)
 class EnvConfig:
     "Which game, and how the agent sees it; defaults are the paper's Atari 100k."
+
     game: str = "Pong"
     "Short name of an Atari game (Pong), Catch, or a gymnasium id; that of another package with its module, module:Name-v0."
     options: tuple[str, ...] = ()
@@ -145,18 +180,30 @@ class EnvConfig:
 
     def __post_init__(self):
         if isinstance(self.options, Mapping):
-            object.__setattr__(self, "options", tuple(f"{name}={json.dumps(value)}" for name, value in sorted(self.options.items())))
+            object.__setattr__(
+                self,
+                "options",
+                tuple(
+                    f"{name}={json.dumps(value)}" for name, value in sorted(self.options.items())
+                ),
+            )
         check_fields(self)
         option_values(self.options)
 
 
 def option_values(options: tuple[str, ...]) -> dict[str, Any]:
-    "{name: value} of options written as name=value: a value is read as JSON, True, False or None, else as a text; UserError for anything else."
+    """{name: value} of options written as name=value: a value is read as JSON, True, False or None,
+    else as a text; UserError for anything else.
+    """
     values = {}
     for option in options:
         name, equals, text = option.partition("=")
-        if not (equals and name.isidentifier() and text): raise UserError(f"env.options holds {option!r}: write it as name=value, for instance repeat_action_probability=0.25")
-        if name in values: raise UserError(f"env.options says {name} twice: say it once")
+        if not (equals and name.isidentifier() and text):
+            raise UserError(
+                f"env.options holds {option!r}: write it as name=value, for instance repeat_action_probability=0.25"
+            )
+        if name in values:
+            raise UserError(f"env.options says {name} twice: say it once")
         values[name] = _value_in(text)
     return values
 
@@ -164,54 +211,105 @@ def option_values(options: tuple[str, ...]) -> dict[str, Any]:
 def _value_in(text: str) -> Any:
     "The value that a text stands for."
     words = {"True": True, "False": False, "None": None}
-    if text in words: return words[text]
-    try: return json.loads(text)
-    except ValueError: return text
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 # %% ../nbs/01_envs.ipynb #c959c7e0
 ATARI_100K = (
-    "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
-    "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
-    "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
+    "Alien",
+    "Amidar",
+    "Assault",
+    "Asterix",
+    "BankHeist",
+    "BattleZone",
+    "Boxing",
+    "Breakout",
+    "ChopperCommand",
+    "CrazyClimber",
+    "DemonAttack",
+    "Freeway",
+    "Frostbite",
+    "Gopher",
+    "Hero",
+    "Jamesbond",
+    "Kangaroo",
+    "Krull",
+    "KungFuMaster",
+    "MsPacman",
+    "Pong",
+    "PrivateEye",
+    "Qbert",
+    "RoadRunner",
+    "Seaquest",
+    "UpNDown",
 )
 
 # %% ../nbs/01_envs.ipynb #def489ab
 def game_id(game: str) -> str:
-    "The gymnasium id of a short name or of an id, after its module (module:Name-v0) is imported; UserError with the nearest name for an unknown game."
+    """The gymnasium id of a short name or of an id, after its module (module:Name-v0) is imported.
+
+    UserError with the nearest name for an unknown game.
+    """
     module, _, name = game.rpartition(":")
-    if module: _register(module, name, game)
+    if module:
+        _register(module, name, game)
     for candidate in (name,) if module else (f"{name}NoFrameskip-v4", f"iris_edu/{name}-v0", name):
-        if candidate in gym.registry: return candidate
-    raise UserError(f"There is no game {game!r}; the nearest name is {_nearest(name)!r}." + (
-        " A game of another package is named with its module, module:Name-v0, one made in a notebook by a class (--environment module:Name)." if not module else
-        f" The module {module!r} registers no such game with gymnasium; one made for the old gym is wrapped by a function of your own (--environment my_module:make)."))
+        if candidate in gym.registry:
+            return candidate
+    raise UserError(
+        f"There is no game {game!r}; the nearest name is {_nearest(name)!r}."
+        + (
+            " A game of another package is named with its module, module:Name-v0, one made in a notebook by a class (--environment module:Name)."
+            if not module
+            else f" The module {module!r} registers no such game with gymnasium; one made for the old gym is wrapped by a function of your own (--environment my_module:make)."
+        )
+    )
 
 
 def _register(module: str, name: str, game: str) -> None:
     "Import a module that registers games; some do so only when they are asked."
     try:
         imported = importlib.import_module(module)
-        if name not in gym.registry and callable(getattr(imported, "register_envs", None)): imported.register_envs()
+        if name not in gym.registry and callable(getattr(imported, "register_envs", None)):
+            imported.register_envs()
     except ModuleNotFoundError as error:
-        raise UserError(f"cannot import the module of {game!r} ({error}): install its package, or check the spelling") from None
+        raise UserError(
+            f"cannot import the module of {game!r} ({error}): install its package, or check the spelling"
+        ) from None
     except (Exception, SystemExit) as error:
-        raise UserError(f"the module of {game!r} cannot be imported ({type(error).__name__}: {error}): mend it, or name another game") from error
+        raise UserError(
+            f"the module of {game!r} cannot be imported ({type(error).__name__}: {error}): mend it, or name another game"
+        ) from error
 
 
 def _nearest(name: str) -> str:
     "The known game whose name is most like this one."
-    atari = [known.removesuffix("NoFrameskip-v4") for known in gym.registry if known.endswith("NoFrameskip-v4")]
+    atari = [
+        known.removesuffix("NoFrameskip-v4")
+        for known in gym.registry
+        if known.endswith("NoFrameskip-v4")
+    ]
     names = {known.lower(): known for known in [*gym.registry, *atari, *ATARI_100K, "Catch"]}
     return names[difflib.get_close_matches(name.lower(), names, 1, cutoff=0)[0]]
 
 # %% ../nbs/01_envs.ipynb #bcf4822f
 def _make_base(config: "EnvConfig", **options) -> gym.Env:
     "gymnasium.make whose every failure is a UserError."
-    options |= option_values(config.options) | ({"render_mode": "rgb_array"} if config.render else {})
+    options |= option_values(config.options) | (
+        {"render_mode": "rgb_array"} if config.render else {}
+    )
     try:
         return gym.make(game_id(config.game), disable_env_checker=True, **options)
-    except UserError: raise
-    except (Exception, SystemExit) as error: raise UserError(f"gymnasium cannot make {config.game!r}: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"gymnasium cannot make {config.game!r}: {' '.join(str(error).split())}"
+        ) from error
 
 # %% ../nbs/01_envs.ipynb #a41a0857
 class ResizeFrames(gym.ObservationWrapper):
@@ -225,17 +323,32 @@ class ResizeFrames(gym.ObservationWrapper):
         return resize(to_image(observation), self.size)
 
 # %% ../nbs/01_envs.ipynb #03ec7db1
-def enter(env: Environment, config: EnvConfig = EnvConfig(), train: bool = True, name: str = "the environment") -> gym.Env:
-    "An environment of somebody else as the agent wants it (`Conform`), cut off after `max_frames` or `eval_max_frames` steps; UserError names it by `name`."
-    if config.render: env = _rendered(env, name)
+def enter(
+    env: Environment,
+    config: EnvConfig = EnvConfig(),
+    train: bool = True,
+    name: str = "the environment",
+) -> gym.Env:
+    """An environment of somebody else as the agent wants it (`Conform`), cut off after `max_frames`
+    or `eval_max_frames` steps; UserError names it by `name`.
+    """
+    if config.render:
+        env = _rendered(env, name)
     images = ResizeFrames(Conform(env, name), config.size)
     return TimeLimit(images, config.max_frames if train else config.eval_max_frames)
 
 
 def _rendered(env: gym.Env, name: str) -> gym.Env:
-    "The environment whose observations are the pictures that it renders; UserError if it renders none."
-    try: return AddRenderObservation(env)
-    except Exception as error: raise UserError(f"{name} renders no pictures ({error_in_words(error)}): make it with render_mode='rgb_array', and let its render give an array") from error
+    """The environment whose observations are the pictures that it renders.
+
+    UserError if it renders none.
+    """
+    try:
+        return AddRenderObservation(env)
+    except Exception as error:
+        raise UserError(
+            f"{name} renders no pictures ({error_in_words(error)}): make it with render_mode='rgb_array', and let its render give an array"
+        ) from error
 
 # %% ../nbs/01_envs.ipynb #48c3f915
 def is_atari(game: str) -> bool:
@@ -249,27 +362,52 @@ def is_ours(game: str) -> bool:
     return is_atari(game) or game_id(game).startswith("iris_edu/")
 
 
-EMULATOR = {"repeat_action_probability": Share, "full_action_space": bool, "mode": Whole, "difficulty": Whole}
+EMULATOR = {
+    "repeat_action_probability": Share,
+    "full_action_space": bool,
+    "mode": Whole,
+    "difficulty": Whole,
+}
 
 
 def _check_emulator(values: dict[str, Any]) -> None:
-    "UserError for an option of an Atari game that is out of its range, or that has an option of its own."
+    """UserError for an option of an Atari game that is out of its range, or that has an option of
+    its own.
+    """
     for name in values.keys() - EMULATOR.keys() - {"frameskip"}:
-        raise UserError(f"env.options says {name}, which is no option of an Atari game here: choose from {', '.join(EMULATOR)}")
-    if "frameskip" in values: raise UserError("env.options says frameskip: use --env.frame-skip, in Python EnvConfig(frame_skip=...)")
-    for name in EMULATOR.keys() & values.keys(): typed(values[name], EMULATOR[name], f"env.options: {name}")
+        raise UserError(
+            f"env.options says {name}, which is no option of an Atari game here: choose from {', '.join(EMULATOR)}"
+        )
+    if "frameskip" in values:
+        raise UserError(
+            "env.options says frameskip: use --env.frame-skip, in Python EnvConfig(frame_skip=...)"
+        )
+    for name in EMULATOR.keys() & values.keys():
+        typed(values[name], EMULATOR[name], f"env.options: {name}")
 
 
 def emulator_rules(game: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
-    "The rules of the emulator for an Atari game: sticky actions, full action set, mode and difficulty."
-    kept = {"repeat_action_probability": 0.0, "full_action_space": False, "mode": 0, "difficulty": 0}
+    """The rules of the emulator for an Atari game.
+
+    Sticky actions, full action set, mode and difficulty.
+    """
+    kept = {
+        "repeat_action_probability": 0.0,
+        "full_action_space": False,
+        "mode": 0,
+        "difficulty": 0,
+    }
     said = gym.registry[game_id(game)].kwargs | option_values(options)
     return {rule: said.get(rule, usual) for rule, usual in kept.items()}
 
 # %% ../nbs/01_envs.ipynb #2ba9bee8
 def make_env(config: EnvConfig = EnvConfig(), train: bool = True) -> gym.Env:
-    "The environment of `config`: uint8 (size,size,3), discrete actions, raw rewards; `train` chooses no-ops, cap and lost lives."
-    if not is_atari(config.game): return enter(_make_base(config), config, train, repr(config.game))
+    """The environment of `config`: uint8 (size,size,3), discrete actions, raw rewards.
+
+    `train` chooses no-ops, cap and lost lives.
+    """
+    if not is_atari(config.game):
+        return enter(_make_base(config), config, train, repr(config.game))
     _check_emulator(option_values(config.options))
     cap = config.max_frames if train else config.eval_max_frames
     env = _make_base(config, frameskip=1, max_episode_steps=cap)
@@ -285,8 +423,16 @@ _SPRITES = {
     "bomb": ".....oy.|....y...|..kkkk..|.kkkkkk.|kkwkkkkk|kkkkkkkk|.kkkkkk.|..kkkk..",
     "basket": "b..............b|b..............b|bb............bb|bbbbbbbbbbbbbbbb|btbtbtbtbtbtbtbb|bbtbtbtbtbtbtbtb|.bbbbbbbbbbbbbb.",
 }
-_PAINT = {"g": (40, 140, 60), "r": (214, 50, 48), "w": (255, 255, 255), "o": (255, 90, 0), "y": (255, 190, 0),
-          "k": (35, 35, 40), "b": (120, 72, 24), "t": (214, 160, 84)}
+_PAINT = {
+    "g": (40, 140, 60),
+    "r": (214, 50, 48),
+    "w": (255, 255, 255),
+    "o": (255, 90, 0),
+    "y": (255, 190, 0),
+    "k": (35, 35, 40),
+    "b": (120, 72, 24),
+    "t": (214, 160, 84),
+}
 _SKY, _GROUND = (176, 214, 240), (96, 150, 84)
 
 
@@ -294,30 +440,45 @@ _SKY, _GROUND = (176, 214, 240), (96, 150, 84)
 def _sprite(name: str) -> tuple[np.ndarray, np.ndarray]:
     "A sprite's colours (h,w,3) and the mask (h,w) of its painted pixels."
     rows = _SPRITES[name].split("|")
-    colours = np.array([[_PAINT.get(letter, (0, 0, 0)) for letter in row] for row in rows], np.uint8)
+    colours = np.array(
+        [[_PAINT.get(letter, (0, 0, 0)) for letter in row] for row in rows], np.uint8
+    )
     return colours, np.array([[letter != "." for letter in row] for row in rows])
 
 
 def _paint(frame: np.ndarray, name: str, row: int, column: int) -> None:
-    "Draws a sprite into `frame` (64,64,3), in place, with its upper left corner at a cell of 8 pixels."
+    """Draws a sprite into `frame` (64,64,3), in place, with its upper left corner at a cell of 8
+    pixels.
+    """
     colours, mask = _sprite(name)
     y, x = 8 * row, 8 * column
     frame[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = colours[mask]
 
 # %% ../nbs/01_envs.ipynb #d8355173
-def draw_catch(basket: int, kind: str, row: int, column: int, apples: int, bombs: int) -> np.ndarray:
-    "Catch as RGB uint8 (64,64,3); red and black pips in the ground count the apples and bombs still to come."
+def draw_catch(
+    basket: int, kind: str, row: int, column: int, apples: int, bombs: int
+) -> np.ndarray:
+    """Catch as RGB uint8 (64,64,3).
+
+    Red and black pips in the ground count the apples and bombs still to come.
+    """
     frame = np.full((64, 64, 3), _SKY, np.uint8)
     _paint(frame, kind, row, column)
     _paint(frame, "basket", 7, basket)
     frame[62:] = _GROUND
-    for i in range(apples): frame[62:, 2 + 4 * i : 4 + 4 * i] = _PAINT["r"]
-    for i in range(bombs): frame[62:, 60 - 4 * i : 62 - 4 * i] = _PAINT["k"]
+    for i in range(apples):
+        frame[62:, 2 + 4 * i : 4 + 4 * i] = _PAINT["r"]
+    for i in range(bombs):
+        frame[62:, 60 - 4 * i : 62 - 4 * i] = _PAINT["k"]
     return frame
 
 # %% ../nbs/01_envs.ipynb #33922b5b
 class Catch(gym.Env):
-    "Four apples (+1 caught, -1 missed) and two bombs (caught: -1 and the game is lost) fall in random order; 0 left, 1 stay, 2 right."
+    """Four apples (+1 caught, -1 missed) and two bombs (caught.
+
+    -1 and the game is lost) fall in random order; 0 left, 1 stay, 2 right.
+    """
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
     apples, bombs, start = 4, 2, 3
 
@@ -340,7 +501,11 @@ class Catch(gym.Env):
     def _next_object(self) -> None:
         kind = int(self.np_random.integers(sum(self.left)) >= self.left[0])
         self.left[kind] -= 1
-        self.kind, self.row, self.column = ("apple", "bomb")[kind], 0, int(self.np_random.integers(8))
+        self.kind, self.row, self.column = (
+            ("apple", "bomb")[kind],
+            0,
+            int(self.np_random.integers(8)),
+        )
 
     def step(self, action):
         "action 0 left, 1 stay, 2 right -> (frame, reward, terminated, truncated, {})."
@@ -355,7 +520,8 @@ class Catch(gym.Env):
 
     def _landing(self) -> tuple[float, bool]:
         caught = self.basket <= self.column <= self.basket + 1
-        if self.kind == "bomb": return (-1.0, True) if caught else (0.0, False)
+        if self.kind == "bomb":
+            return (-1.0, True) if caught else (0.0, False)
         return (1.0 if caught else -1.0), False
 
     def render(self):
@@ -363,25 +529,36 @@ class Catch(gym.Env):
         return draw_catch(self.basket, self.kind, self.row, self.column, *self.left)
 
 # %% ../nbs/01_envs.ipynb #6cbb4f57
-if "iris_edu/Catch-v0" not in gym.registry: gym.register("iris_edu/Catch-v0", entry_point=Catch)
+if "iris_edu/Catch-v0" not in gym.registry:
+    gym.register("iris_edu/Catch-v0", entry_point=Catch)
 
 # %% ../nbs/01_envs.ipynb #795654a3
 def catch_returns() -> tuple[float, float]:
-    "Expected return of Catch under (random, optimal) play, exact, by dynamic programming over objects and basket positions."
+    """Expected return of Catch under (random, optimal) play, exact, by dynamic programming over
+    objects and basket positions.
+    """
     moves = [np.clip(np.arange(7) + step, 0, 6) for step in (-1, 0, 1)]
     columns, baskets = np.arange(8)[:, None], np.arange(7)
     caught = (baskets <= columns) & (columns <= baskets + 1)  # (8 columns, 7 baskets)
 
     def value(apples, bombs, step):
         "Expected return by basket position (7,) just before one of the objects left appears."
-        if apples + bombs == 0: return np.zeros(7)
+        if apples + bombs == 0:
+            return np.zeros(7)
         total = np.zeros(7)
-        if apples: total += apples * fall(np.where(caught, 1.0, -1.0) + step(value(apples - 1, bombs, step)), step)
-        if bombs: total += bombs * fall(np.where(caught, -1.0, step(value(apples, bombs - 1, step))), step)
+        if apples:
+            total += apples * fall(
+                np.where(caught, 1.0, -1.0) + step(value(apples - 1, bombs, step)), step
+            )
+        if bombs:
+            total += bombs * fall(
+                np.where(caught, -1.0, step(value(apples, bombs - 1, step))), step
+            )
         return total / (apples + bombs)
 
     def fall(landed, step):
-        for _ in range(7): landed = step(landed)
+        for _ in range(7):
+            landed = step(landed)
         return landed.mean(axis=0)
 
     rules = (np.mean, np.max)

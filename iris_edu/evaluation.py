@@ -10,26 +10,30 @@ __all__ = ['EVALUATION', 'PARTIAL', 'FORESEEN', 'AGGREGATES', 'NEEDED', 'TITLES'
            'k_step_error', 'recorded_error', 'evaluate_foresight', 'foresight_table']
 
 # %% ../nbs/10_evaluation.ipynb #7e9ad59f
-import dataclasses, re, time
+import dataclasses
+import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
+
 from . import plots
-from .settings import UserError
-from .typed import Positive, Score, Seed, Whole, typed
-from .files import read_json, sentences, write_json
-from .envs import ATARI_100K, EnvConfig, emulator_rules
-from .replay import Replay, to_float
-from .config import collection_temperature, config_to_dict, game_of, make_environment
-from .runs import checkpoint_sum, generator, read_run
-from .store import place, read_table, repository
-from .own_data import Recorded
 from .agent import beside, is_shipped, load_trained, pick_device
+from .config import collection_temperature, config_to_dict, game_of, make_environment
+from .envs import ATARI_100K, EnvConfig, emulator_rules
+from .files import read_json, sentences, write_json
+from .own_data import Recorded
+from .replay import Replay, to_float
+from .runs import checkpoint_sum, generator, read_run
+from .settings import UserError
+from .store import place, read_table, repository
 from .training import Played, evaluate_policy, set_precision
+from .typed import Positive, Score, Seed, Whole, typed
 
 # %% ../nbs/10_evaluation.ipynb #7bfd30f2
 EVALUATION, PARTIAL, FORESEEN = "evaluation.json", "evaluation.partial.json", "k_step_error.json"
@@ -37,7 +41,11 @@ EVALUATION, PARTIAL, FORESEEN = "evaluation.json", "evaluation.partial.json", "k
 
 @dataclass(frozen=True)
 class Result:
-    "What evaluation.json says: the returns of an agent, and the rules under which they were earned."
+    """What evaluation.json says.
+
+    The returns of an agent, and the rules under which they were earned.
+    """
+
     game: str
     returns: tuple[Score, ...]
     temperature: Positive
@@ -49,15 +57,21 @@ class Result:
     mean: float | None = None
     std: float | None = None
     lengths: tuple[Whole, ...] = ()
-    collection_temperature: Positive | None = None  # of the training; files written before it was noted say nothing
+    # of the training; files written before it was noted say nothing
+    collection_temperature: Positive | None = None
 
     def __post_init__(self):
-        if not self.returns: raise UserError("it holds no returns")
+        if not self.returns:
+            raise UserError("it holds no returns")
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    "The episodes of an evaluation that was interrupted, {number: [return, length]}, and for which weights and rules they count."
+    """The episodes of an evaluation that was interrupted, {number.
+
+    [return, length]}, and for which weights and rules they count.
+    """
+
     weights: str
     seed: Seed
     temperature: Positive
@@ -65,155 +79,321 @@ class Unfinished:
 
 
 def evaluate_run(source, episodes=100, temperature=0.5, seed=0, device="auto", trust=(), tell=None):
-    """Play the paper's evaluation (Section 3.2) with the agent of a run folder, a file or a shipped name.
+    """Play the paper's evaluation (Section 3.2) with the agent of a run folder, a file or a shipped
+    name.
 
-    Writes evaluation.json into the run folder (or beside the file) and returns what it says. An interrupted evaluation keeps its
-    episodes, and the same call plays the rest; tell(number of episodes done) hears how far it is. An agent that learnt from
+    Writes evaluation.json into the run folder (or beside the file) and returns what it says. An
+    interrupted evaluation keeps its
+    episodes, and the same call plays the rest; tell(number of episodes done) hears how far it is.
+    An agent that learnt from
     recordings, without a game, is measured by `evaluate_foresight` instead.
     """
-    if episodes < 1: raise UserError(f"episodes is {episodes}: play at least 1")
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}: play at least 1")
     trained = load_trained(source, device=device, trust=trust)
     set_precision(trained.config.precision)
-    if trained.config.data: return evaluate_foresight(trained, source, seed)
-    asked = Unfinished(checkpoint_sum("", {name: tensor.cpu() for name, tensor in trained.agent.state_dict().items()}), seed, temperature)
+    if trained.config.data:
+        return evaluate_foresight(trained, source, seed)
+    asked = Unfinished(
+        checkpoint_sum(
+            "", {name: tensor.cpu() for name, tensor in trained.agent.state_dict().items()}
+        ),
+        seed,
+        temperature,
+    )
     path = beside(source, PARTIAL)
     done = _played_before(path, asked, episodes)
     keep = Keeper(path, asked, tell)
-    try: played = evaluate_policy(trained.agent, lambda: make_environment(trained.config), episodes, seed, temperature, device=pick_device(device), done=done, tell=keep)
+    try:
+        played = evaluate_policy(
+            trained.agent,
+            lambda: make_environment(trained.config),
+            episodes,
+            seed,
+            temperature,
+            device=pick_device(device),
+            done=done,
+            tell=keep,
+        )
     except KeyboardInterrupt as error:
-        raise type(error)(f"{keep.write(done)} of {episodes} episodes are played" + (f" and kept in {path}; the same command plays the rest" if done else "")) from None
+        raise type(error)(
+            f"{keep.write(done)} of {episodes} episodes are played"
+            + (f" and kept in {path}; the same command plays the rest" if done else "")
+        ) from None
     result = _result(trained, played, temperature, seed)
     write_json(beside(source, EVALUATION), result)
-    with suppress(OSError): path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
     return result
 
 
 def _result(trained, played, temperature, seed) -> dict:
     "What evaluation.json says about episodes that were Played."
     returns, config = [episode.total for episode in played], trained.config
-    return {"game": game_of(config), "run_seed": config.seed, "epoch": trained.epoch, "steps": trained.steps, "temperature": temperature, "seed": seed,
-            "env": config_to_dict(config)["env"], "mean": float(np.mean(returns)), "std": float(np.std(returns)), "returns": returns, "lengths": [episode.length for episode in played],
-            "collection_temperature": config.training.temperature}
+    return {
+        "game": game_of(config),
+        "run_seed": config.seed,
+        "epoch": trained.epoch,
+        "steps": trained.steps,
+        "temperature": temperature,
+        "seed": seed,
+        "env": config_to_dict(config)["env"],
+        "mean": float(np.mean(returns)),
+        "std": float(np.std(returns)),
+        "returns": returns,
+        "lengths": [episode.length for episode in played],
+        "collection_temperature": config.training.temperature,
+    }
 
 
 class Keeper:
-    "Hears of every round of an evaluation that ended some episodes, and writes them down every few seconds."
+    """Hears of every round of an evaluation that ended some episodes, and writes them down every
+    few seconds.
+    """
+
     def __init__(self, path, asked, tell=None, seconds=10.0):
-        self.path, self.asked, self.tell, self.seconds, self.last = path, asked, tell, seconds, time.monotonic()
+        self.path, self.asked, self.tell, self.seconds, self.last = (
+            path,
+            asked,
+            tell,
+            seconds,
+            time.monotonic(),
+        )
 
     def __call__(self, done):
         "Tell how many are done, and write them if it is time."
-        if self.tell: self.tell(len(done))
-        if time.monotonic() - self.last > self.seconds: self.write(done)
+        if self.tell:
+            self.tell(len(done))
+        if time.monotonic() - self.last > self.seconds:
+            self.write(done)
 
     def write(self, done):
         "Write the episodes done, if any, and return how many they are."
         self.last = time.monotonic()
         played = {str(number): (episode.total, episode.length) for number, episode in done.items()}
-        if played: write_json(self.path, dataclasses.asdict(dataclasses.replace(self.asked, played=played)))
+        if played:
+            write_json(
+                self.path, dataclasses.asdict(dataclasses.replace(self.asked, played=played))
+            )
         return len(played)
 
 
 def _played_before(path, asked, episodes) -> dict:
-    "The episodes {number: Played} of an interrupted evaluation of the same weights under the same rules."
-    with sentences(path): there = path.exists()
-    if not there: return {}
-    kept = read_json(path, Unfinished, mend=f"take it away, its episodes are played again: rm {path}")
-    if dataclasses.replace(kept, played={}) != asked: return {}
-    return {int(number): Played(*values, *[np.array(())] * 4) for number, values in kept.played.items() if number.isdecimal() and len(number) < 9 and int(number) < episodes}
+    """The episodes {number.
+
+    Played} of an interrupted evaluation of the same weights under the same rules.
+    """
+    with sentences(path):
+        there = path.exists()
+    if not there:
+        return {}
+    kept = read_json(
+        path, Unfinished, mend=f"take it away, its episodes are played again: rm {path}"
+    )
+    if dataclasses.replace(kept, played={}) != asked:
+        return {}
+    return {
+        int(number): Played(*values, *[np.array(())] * 4)
+        for number, values in kept.played.items()
+        if number.isdecimal() and len(number) < 9 and int(number) < episodes
+    }
 
 # %% ../nbs/10_evaluation.ipynb #543fc1ce
 def read_evaluation(source, trust=()):
-    "What evaluation.json of a run folder (or of a file or a shipped name) says; UserError if there is none or it is damaged."
-    if not (is_shipped(source) or Path(source).is_file()): read_run(source, trust)
+    """What evaluation.json of a run folder (or of a file or a shipped name) says.
+
+    UserError if there is none or it is damaged.
+    """
+    if not (is_shipped(source) or Path(source).is_file()):
+        read_run(source, trust)
     path = beside(source, EVALUATION)
-    with sentences(path): there = path.exists()
-    if not there and _recordings_of(source, trust): raise UserError(f"{source} learnt from recordings, without a game, so it has no score: iris-edu evaluate {source} gives its k-step error")
-    if not there: raise UserError(f"{source} has no {EVALUATION}: play its episodes first with iris-edu evaluate {source}")
-    return dataclasses.asdict(read_json(path, Result, mend=f"write it again with iris-edu evaluate {source}"))
+    with sentences(path):
+        there = path.exists()
+    if not there and _recordings_of(source, trust):
+        raise UserError(
+            f"{source} learnt from recordings, without a game, so it has no score: iris-edu evaluate {source} gives its k-step error"
+        )
+    if not there:
+        raise UserError(
+            f"{source} has no {EVALUATION}: play its episodes first with iris-edu evaluate {source}"
+        )
+    return dataclasses.asdict(
+        read_json(path, Result, mend=f"write it again with iris-edu evaluate {source}")
+    )
 
 # %% ../nbs/10_evaluation.ipynb #29000b9e
 def _recordings_of(source, trust=()) -> str:
     "The folder of recordings from which an agent learnt; empty if it learnt from a game."
-    if is_shipped(source): return ""
-    return (read_run(source, trust) if Path(source).is_dir() else load_trained(source, trust=trust)).config.data
+    if is_shipped(source):
+        return ""
+    return (
+        read_run(source, trust) if Path(source).is_dir() else load_trained(source, trust=trust)
+    ).config.data
 
 # %% ../nbs/10_evaluation.ipynb #83c07b20
 class Table(NamedTuple):
-    "A table of the paper: {column: {game: score}}, and {column: {aggregate: value}} as printed below the games, named as by `aggregates`."
+    """A table of the paper.
+
+    {column: {game: score}}, and {column: {aggregate: value}} as printed below the games, named as
+    by `aggregates`.
+    """
+
     scores: dict
     printed: dict
 
+
 AGGREGATES = {"superhuman", "mean", "median", "iqm", "optimality_gap"}  # printed below the games
-NEEDED = {1: ("game", "Random", "Human", "IRIS"), 7: ("game", "Random", "Human", "SimPLe", "CURL", "DrQ", "SPR", "IRIS (16 tokens)", "IRIS (64 tokens)"),
-          8: ("game", "Random", "Human", "IRIS (100k)", "IRIS (10M)")}
+NEEDED = {
+    1: ("game", "Random", "Human", "IRIS"),
+    7: (
+        "game",
+        "Random",
+        "Human",
+        "SimPLe",
+        "CURL",
+        "DrQ",
+        "SPR",
+        "IRIS (16 tokens)",
+        "IRIS (64 tokens)",
+    ),
+    8: ("game", "Random", "Human", "IRIS (100k)", "IRIS (10M)"),
+}
 
 
 def paper_table(number):
-    "Table 1, 7 or 8 of the paper, which the package carries; UserError if the file is missing or damaged."
+    """Table 1, 7 or 8 of the paper, which the package carries.
+
+    UserError if the file is missing or damaged.
+    """
     path = place(f"atari100k/table{number}.csv")
-    with sentences(path): there = path.exists()
-    if not there: raise UserError(f"there is no {path}: iris_edu carries tables 1, 7 and 8 of the paper; install it again if one is missing")
+    with sentences(path):
+        there = path.exists()
+    if not there:
+        raise UserError(
+            f"there is no {path}: iris_edu carries tables 1, 7 and 8 of the paper; install it again if one is missing"
+        )
     rows = read_table(path, NEEDED.get(number, ("game",)))
-    try: table = _as_table(rows)
-    except ValueError as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again") from None
-    lacking = [f"{game} of {column}" for column in NEEDED[1][1:] for game in ATARI_100K if number == 1 and game not in table.scores[column]]
-    lacking += [f"a difference between Random and Human in {game}" for game, score in table.scores["Random"].items() if score == table.scores["Human"].get(game)]
-    if number == 1 and table.printed["IRIS"].keys() != AGGREGATES: lacking.append("an aggregate")
-    if lacking: raise UserError(f"{path} is damaged (it lacks {lacking[0]}): take it from {repository()} again")
+    try:
+        table = _as_table(rows)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): take it from {repository()} again") from None
+    lacking = [
+        f"{game} of {column}"
+        for column in NEEDED[1][1:]
+        for game in ATARI_100K
+        if number == 1 and game not in table.scores[column]
+    ]
+    lacking += [
+        f"a difference between Random and Human in {game}"
+        for game, score in table.scores["Random"].items()
+        if score == table.scores["Human"].get(game)
+    ]
+    if number == 1 and table.printed["IRIS"].keys() != AGGREGATES:
+        lacking.append("an aggregate")
+    if lacking:
+        raise UserError(
+            f"{path} is damaged (it lacks {lacking[0]}): take it from {repository()} again"
+        )
     return table
 
 
 def _as_table(rows) -> Table:
     "The Table of the rows of a file; ValueError for a cell that is no number."
-    games, below = ([row for row in rows if (row["game"] in ATARI_100K) == is_game] for is_game in (True, False))
-    name = lambda text: text if text in ATARI_100K else text.lower().replace(" ", "_")
-    column = lambda some, title: {name(row["game"]): _number_in(row[title]) for row in some if row[title]}
-    return Table(*({title: column(some, title) for title in rows[0] if title != "game"} for some in (games, below)))
+    games, below = (
+        [row for row in rows if (row["game"] in ATARI_100K) == is_game] for is_game in (True, False)
+    )
+
+    def name(text):
+        return text if text in ATARI_100K else text.lower().replace(" ", "_")
+
+    def column(some, title):
+        return {name(row["game"]): _number_in(row[title]) for row in some if row[title]}
+
+    return Table(
+        *(
+            {title: column(some, title) for title in rows[0] if title != "game"}
+            for some in (games, below)
+        )
+    )
 
 # %% ../nbs/10_evaluation.ipynb #063e1de6
 def _number_in(text) -> float:
     "The finite number in a cell; ValueError if there is none."
     number = float(text)
-    if not np.isfinite(number): raise ValueError(f"{text} is no number")
+    if not np.isfinite(number):
+        raise ValueError(f"{text} is no number")
     return number
 
 # %% ../nbs/10_evaluation.ipynb #81f6f038
 def normalise(scores):
-    "Human-normalised {game: array} of {game: score or scores}: 0 is random play, 1 the human of Table 1 (Section 3.2); games it lacks are left out."
+    """Human-normalised {game.
+
+    Array} of {game: score or scores}: 0 is random play, 1 the human of Table 1 (Section 3.2); games
+    it lacks are left out.
+    """
     table = paper_table(1).scores
     random, human = table["Random"], table["Human"]
-    return {game: (np.atleast_1d(np.asarray(x, float)) - random[game]) / (human[game] - random[game]) for game, x in scores.items() if game in random}
+    return {
+        game: (np.atleast_1d(np.asarray(x, float)) - random[game]) / (human[game] - random[game])
+        for game, x in scores.items()
+        if game in random
+    }
 
 # %% ../nbs/10_evaluation.ipynb #dff7772a
 def aggregates(scores):
-    "Mean, median, IQM, optimality gap and number of games at or above human, of normalised {game: array (..., runs)}."
+    """Mean, median, IQM, optimality gap and number of games at or above human, of normalised {game.
+
+    Array (..., runs)}.
+    """
     means = np.stack([runs.mean(-1) for runs in scores.values()])
     runs = np.sort(np.concatenate([*scores.values()], -1), -1)
     cut = runs.shape[-1] // 4
-    return {"mean": means.mean(0), "median": np.median(means, 0), "iqm": runs[..., cut:runs.shape[-1] - cut].mean(-1),
-            "optimality_gap": 1 - np.minimum(runs, 1).mean(-1), "superhuman": (means > 1 - 1e-9).sum(0)}
+    return {
+        "mean": means.mean(0),
+        "median": np.median(means, 0),
+        "iqm": runs[..., cut : runs.shape[-1] - cut].mean(-1),
+        "optimality_gap": 1 - np.minimum(runs, 1).mean(-1),
+        "superhuman": (means > 1 - 1e-9).sum(0),
+    }
 
 # %% ../nbs/10_evaluation.ipynb #763ef478
 def bootstrap(statistic, *methods, resamples=2000, confidence=0.95, seed=0):
-    """Interval (low, high) of `statistic(*methods)`: the runs of each game of each method {game: array (runs,)} are drawn again, with replacement.
+    """Interval (low, high) of `statistic(*methods)`: the runs of each game of each method {game:
+    array (runs,)} are drawn again, with replacement.
 
-    The statistic gets arrays (resamples, runs) and gives an array, or a dict of arrays, with the resamples first (Agarwal et al., 2021).
+    The statistic gets arrays (resamples, runs) and gives an array, or a dict of arrays, with the
+    resamples first (Agarwal et al., 2021).
     """
     rng = np.random.default_rng(seed)
-    drawn = [{game: rng.choice(runs, (resamples, len(runs))) for game, runs in scores.items()} for scores in methods]
+    drawn = [
+        {game: rng.choice(runs, (resamples, len(runs))) for game, runs in scores.items()}
+        for scores in methods
+    ]
     values, ends = statistic(*drawn), [(1 - confidence) / 2, (1 + confidence) / 2]
-    if isinstance(values, dict): return {name: np.quantile(value, ends, axis=0) for name, value in values.items()}
+    if isinstance(values, dict):
+        return {name: np.quantile(value, ends, axis=0) for name, value in values.items()}
     return np.quantile(values, ends, axis=0)
 
 # %% ../nbs/10_evaluation.ipynb #90e4affc
-TITLES = {"median": "Median", "iqm": "IQM", "mean": "Mean", "optimality_gap": "Optimality gap", "superhuman": "Superhuman games"}
+TITLES = {
+    "median": "Median",
+    "iqm": "IQM",
+    "mean": "Mean",
+    "optimality_gap": "Optimality gap",
+    "superhuman": "Superhuman games",
+}
+
 
 def plot_aggregates(methods, measures=("median", "iqm", "mean"), **options):
-    "Figure 5 of normalised {method: {game: runs}}, with bootstrap intervals; Figure 8 with measures=('optimality_gap',)."
+    """Figure 5 of normalised {method: {game: runs}}, with bootstrap intervals.
+
+    Figure 8 with measures=('optimality_gap',).
+    """
     points = {name: aggregates(scores) for name, scores in methods.items()}
     ends = {name: bootstrap(aggregates, scores, **options) for name, scores in methods.items()}
-    return plots.plot_intervals({TITLES[m]: {name: (points[name][m], *ends[name][m]) for name in methods} for m in measures})
+    return plots.plot_intervals(
+        {TITLES[m]: {name: (points[name][m], *ends[name][m]) for name in methods} for m in measures}
+    )
 
 # %% ../nbs/10_evaluation.ipynb #2102ec6b
 def performance_profile(scores, thresholds):
@@ -221,60 +401,120 @@ def performance_profile(scores, thresholds):
     runs = np.concatenate([*scores.values()], -1)
     return np.stack([(runs > threshold).mean(-1) for threshold in thresholds], -1)
 
-def plot_profiles(methods, thresholds=np.linspace(0, 8, 81), **options):
-    "Figure 6, left: performance profiles of {method: {game: runs}} with pointwise bootstrap intervals."
-    profile = lambda scores: performance_profile(scores, thresholds)
-    return plots.plot_curves({name: (thresholds, profile(scores)) for name, scores in methods.items()}, "human-normalised score τ", "share of runs above τ",
-                             bands={name: bootstrap(profile, scores, **options) for name, scores in methods.items()})
+
+def plot_profiles(methods, thresholds=None, **options):
+    """Figure 6, left: performance profiles of {method: {game: runs}} with pointwise bootstrap
+    intervals.
+    """
+
+    thresholds = np.linspace(0, 8, 81) if thresholds is None else thresholds
+
+    def profile(scores):
+        return performance_profile(scores, thresholds)
+
+    return plots.plot_curves(
+        {name: (thresholds, profile(scores)) for name, scores in methods.items()},
+        "human-normalised score τ",
+        "share of runs above τ",
+        bands={name: bootstrap(profile, scores, **options) for name, scores in methods.items()},
+    )
 
 # %% ../nbs/10_evaluation.ipynb #854ccd9d
 def probability_of_improvement(ours, theirs):
-    "Chance that a run of ours beats a run of theirs on a game, ties counting half, averaged over the games both have; arrays (..., runs)."
-    pairs = [(ours[game][..., :, None], theirs[game][..., None, :]) for game in ours if game in theirs]
-    return np.mean([((x > y).mean((-2, -1)) + (x >= y).mean((-2, -1))) / 2 for x, y in pairs], axis=0)
+    """Chance that a run of ours beats a run of theirs on a game, ties counting half, averaged over
+    the games both have; arrays (..., runs).
+    """
+    pairs = [
+        (ours[game][..., :, None], theirs[game][..., None, :]) for game in ours if game in theirs
+    ]
+    return np.mean(
+        [((x > y).mean((-2, -1)) + (x >= y).mean((-2, -1))) / 2 for x, y in pairs], axis=0
+    )
+
 
 def plot_improvement(name, methods, **options):
-    "Figure 6, right: probability that a run of method `name` beats a run of each other method, with bootstrap intervals."
+    """Figure 6, right.
+
+    Probability that a run of method `name` beats a run of each other method, with bootstrap
+    intervals.
+    """
     chance = probability_of_improvement
-    return plots.plot_intervals({f"P({name} better)": {other: (chance(methods[name], scores), *bootstrap(chance, methods[name], scores, **options))
-                                                         for other, scores in methods.items() if other != name}})
+    return plots.plot_intervals(
+        {
+            f"P({name} better)": {
+                other: (
+                    chance(methods[name], scores),
+                    *bootstrap(chance, methods[name], scores, **options),
+                )
+                for other, scores in methods.items()
+                if other != name
+            }
+        }
+    )
 
 # %% ../nbs/10_evaluation.ipynb #84dc4e81
 def game_name(task):
-    "The short name of an Atari 100k game in any spelling (atari_bank_heist, BankHeistNoFrameskip-v4, ALE/BankHeist-v5); other names stay as they are."
-    letters = re.sub(r"^atari(100k)?[_/]|^(ale_py:)?ale/|(noframeskip)?-v[045]$|_", "", task.lower())
+    """The short name of an Atari 100k game in any spelling (atari_bank_heist,
+    BankHeistNoFrameskip-v4, ALE/BankHeist-v5); other names stay as they are.
+    """
+    letters = re.sub(
+        r"^atari(100k)?[_/]|^(ale_py:)?ale/|(noframeskip)?-v[045]$|_", "", task.lower()
+    )
     return next((game for game in ATARI_100K if game.lower() == letters), task)
 
 # %% ../nbs/10_evaluation.ipynb #240393ed
 def departures(result):
-    "How an evaluation departs from the paper's protocol (Sections 3.1 and 3.2), as a list of phrases; the emulator's rules are asked of its games only."
+    """How an evaluation departs from the paper's protocol (Sections 3.1 and 3.2), as a list of
+    phrases; the emulator's rules are asked of its games only.
+    """
     env, paper = result.get("env", {}), EnvConfig()
     rules = {"episodes": (len(result["returns"]), 100), "temperature": (result["temperature"], 0.5)}
     if game_name(result["game"]) in ATARI_100K:
         asked = collection_temperature(game_name(result["game"]))
         rules["collection temperature"] = (result.get("collection_temperature") or asked, asked)
-        rules |= {"environment steps": (result.get("steps"), 100_000)} | {name: (env.get(name), getattr(paper, name)) for name in ("frame_skip", "eval_noop_max", "eval_max_frames")}
+        rules |= {"environment steps": (result.get("steps"), 100_000)} | {
+            name: (env.get(name), getattr(paper, name))
+            for name in ("frame_skip", "eval_noop_max", "eval_max_frames")
+        }
         rules |= _emulator_departures(result["game"], env.get("options", ()))
-    return [f"{name} {have} instead of {asked}" for name, (have, asked) in rules.items() if have != asked]
+    return [
+        f"{name} {have} instead of {asked}"
+        for name, (have, asked) in rules.items()
+        if have != asked
+    ]
+
 
 def _emulator_departures(game, options):
-    "{rule: (have, asked)} of the emulator's rules: sticky actions, full action set, mode and difficulty."
+    """{rule: (have, asked)} of the emulator's rules: sticky actions, full action set, mode and
+    difficulty.
+    """
     options, asked = typed(options, tuple[str, ...], "env.options"), emulator_rules("Pong")
-    have = emulator_rules(game if game.endswith(("-v0", "-v4", "-v5")) else game_name(game), options)
+    have = emulator_rules(
+        game if game.endswith(("-v0", "-v4", "-v5")) else game_name(game), options
+    )
     return {WORDS.get(rule, rule): (value, asked[rule]) for rule, value in have.items()}
+
 
 WORDS = {"repeat_action_probability": "sticky actions", "full_action_space": "full action set"}
 
+
 def basis(results):
-    "(mean return of each run (seeds,), spread, words on what the score stands on) of the evaluations of one game."
-    means, lengths = np.array([np.mean(result["returns"]) for result in results]), sorted({len(result["returns"]) for result in results})
+    """(mean return of each run (seeds,), spread, words on what the score stands on) of the
+    evaluations of one game.
+    """
+    means, lengths = (
+        np.array([np.mean(result["returns"]) for result in results]),
+        sorted({len(result["returns"]) for result in results}),
+    )
     played = f"{len(means)} seed{'s' * (len(means) > 1)} × {'–'.join(map(str, dict.fromkeys([lengths[0], lengths[-1]])))} episodes"
-    if len(means) > 1: return means, means.std(ddof=1), f"{played}, ± over seeds"
+    if len(means) > 1:
+        return means, means.std(ddof=1), f"{played}, ± over seeds"
     return means, np.std(results[0]["returns"]), f"{played}, ± over episodes"
 
 # %% ../nbs/10_evaluation.ipynb #c0630366
 class Forecast(NamedTuple):
     "What somebody expects to see in the k steps after B frames."
+
     tokens: Tensor  # int64 (B,k,K)
     frames: Tensor  # float (B,k,3,H,W)
     rewards: Tensor  # float (B,k)
@@ -282,53 +522,97 @@ class Forecast(NamedTuple):
 
 # %% ../nbs/10_evaluation.ipynb #b97f9eed
 def dream_on(dream, frames, actions, generator):
-    "The open-loop Forecast of a dream: it sees frames (B,3,H,W) and the actions (B,k), and nothing that happens after."
+    """The open-loop Forecast of a dream.
+
+    It sees frames (B,3,H,W) and the actions (B,k), and nothing that happens after.
+    """
     state, steps = dream.begin(frames), []
     for action in actions.T:
         state, rewards, endings = dream.step(state, action, generator)
         steps.append((state.tokens, state.frames, rewards, endings))
     return Forecast(*(torch.stack(column, 1) for column in zip(*steps)))
 
+
 def nothing_moves(tokenizer, frames, k):
     "The Forecast that the frames (B,3,H,W) stay as they are, without reward or ending."
-    still = lambda x: x[:, None].expand(-1, k, *x.shape[1:])
+
+    def still(x):
+        return x[:, None].expand(-1, k, *x.shape[1:])
+
     quiet = torch.zeros(len(frames), device=frames.device)
-    return Forecast(still(tokenizer.encode(frames)), still(frames), still(quiet), still(quiet.bool()))
+    return Forecast(
+        still(tokenizer.encode(frames)), still(frames), still(quiet), still(quiet.bool())
+    )
+
 
 def shuffle_actions(actions, mask, generator):
-    "The same actions (B,k) in another order: those under the mask (B,k) change places among all games and steps."
+    """The same actions (B,k) in another order.
+
+    Those under the mask (B,k) change places among all games and steps.
+    """
     shuffled, real = actions.clone(), actions[mask]
-    shuffled[mask] = real[torch.randperm(len(real), generator=generator, device=generator.device).to(real.device)]
+    shuffled[mask] = real[
+        torch.randperm(len(real), generator=generator, device=generator.device).to(real.device)
+    ]
     return shuffled
 
 # %% ../nbs/10_evaluation.ipynb #97e83bbc
 @torch.no_grad()
 def k_step_error(dream, batch, generator):
-    """Errors of open-loop forecasts over the k = T-1 steps of a replay.Batch of held-out segments, per step.
+    """Errors of open-loop forecasts over the k = T-1 steps of a replay.Batch of held-out segments,
+    per step.
 
-    Returns {measure: {forecaster: array (k,)}}: token_error is the share of wrong tokens, pixel_error the mean absolute
-    difference from the real frame, reward_accuracy and ending_accuracy the share of right signs and endings. The forecasters are
-    the world model, the same model under shuffled actions, and copy (nothing moves); reconstruction, the tokenizer's own pixel
-    error on the true frame, is the floor. Padding does not count; a step that no segment reaches is nan.
+    Returns {measure: {forecaster: array (k,)}}: token_error is the share of wrong tokens,
+    pixel_error the mean absolute
+    difference from the real frame, reward_accuracy and ending_accuracy the share of right signs and
+    endings. The forecasters are
+    the world model, the same model under shuffled actions, and copy (nothing moves);
+    reconstruction, the tokenizer's own pixel
+    error on the true frame, is the floor. Padding does not count; a step that no segment reaches is
+    nan.
     """
     frames, seen, acted = to_float(batch.frames), batch.mask[:, 1:], batch.mask[:, :-1]
     start, actions = frames[:, 0], batch.actions[:, :-1]
-    truth = Forecast(dream.tokenizer.encode(frames[:, 1:]), frames[:, 1:], batch.rewards[:, :-1], batch.ends[:, :-1])
-    forecasts = {"world model": dream_on(dream, start, actions, generator),
-                 "shuffled actions": dream_on(dream, start, shuffle_actions(actions, acted, generator), generator),
-                 "copy": nothing_moves(dream.tokenizer, start, actions.shape[1])}
+    truth = Forecast(
+        dream.tokenizer.encode(frames[:, 1:]),
+        frames[:, 1:],
+        batch.rewards[:, :-1],
+        batch.ends[:, :-1],
+    )
+    forecasts = {
+        "world model": dream_on(dream, start, actions, generator),
+        "shuffled actions": dream_on(
+            dream, start, shuffle_actions(actions, acted, generator), generator
+        ),
+        "copy": nothing_moves(dream.tokenizer, start, actions.shape[1]),
+    }
     errors = {name: _errors(forecast, truth, seen, acted) for name, forecast in forecasts.items()}
-    table = {measure: {name: error[measure] for name, error in errors.items()} for measure in errors["copy"]}
-    table["pixel_error"]["reconstruction"] = _mean((dream.tokenizer.decode(truth.tokens) - truth.frames).abs().flatten(2).mean(-1), seen)
+    table = {
+        measure: {name: error[measure] for name, error in errors.items()}
+        for measure in errors["copy"]
+    }
+    table["pixel_error"]["reconstruction"] = _mean(
+        (dream.tokenizer.decode(truth.tokens) - truth.frames).abs().flatten(2).mean(-1), seen
+    )
     return table
 
+
 def _errors(forecast, truth, seen, acted):
-    "The four measures of one forecast, each (k,): frames count where `seen` (B,k), rewards and endings where `acted` (B,k)."
-    sign = lambda rewards: rewards.round().sign()
-    return dict(token_error=_mean((forecast.tokens != truth.tokens).float().mean(-1), seen),
-                pixel_error=_mean((forecast.frames - truth.frames).abs().flatten(2).mean(-1), seen),
-                reward_accuracy=_mean((sign(forecast.rewards) == sign(truth.rewards)).float(), acted),
-                ending_accuracy=_mean((forecast.endings == truth.endings).float(), acted))
+    """The four measures of one forecast, each (k,).
+
+    Frames count where `seen` (B,k), rewards and endings where `acted` (B,k).
+    """
+
+    def sign(rewards):
+        return rewards.round().sign()
+
+    return dict(
+        token_error=_mean((forecast.tokens != truth.tokens).float().mean(-1), seen),
+        pixel_error=_mean((forecast.frames - truth.frames).abs().flatten(2).mean(-1), seen),
+        reward_accuracy=_mean((sign(forecast.rewards) == sign(truth.rewards)).float(), acted),
+        ending_accuracy=_mean((forecast.endings == truth.endings).float(), acted),
+    )
+
 
 def _mean(values, mask):
     "Mean over the games of values (B,k) under the mask (B,k), as a numpy array (k,)."
@@ -336,27 +620,59 @@ def _mean(values, mask):
 
 # %% ../nbs/10_evaluation.ipynb #ce92f2a0
 def recorded_error(dream, replay, seed, segments=64, longest=10):
-    "The k-step errors of a dream on `segments` segments of a replay of held-out steps, for k up to `longest` or what its longest episode allows; UserError if that is not even one."
+    """The k-step errors of a dream on `segments` segments of a replay of held-out steps, for k up
+    to `longest` or what its longest episode allows; UserError if that is not even one.
+    """
     k = min(longest, int(replay.lengths.max()) - 1)
-    if k < 1: raise UserError("the held-out recordings are single steps, after which nothing is left to foresee: record longer episodes")
+    if k < 1:
+        raise UserError(
+            "the held-out recordings are single steps, after which nothing is left to foresee: record longer episodes"
+        )
     batch = replay.sample(segments, k + 1, generator(seed, "segments"))
     return k_step_error(dream, batch, generator(seed, "dream", device=replay.frames.device))
 
 
 def evaluate_foresight(trained, source, seed=0) -> dict:
-    "The k-step errors of an agent on the held-out part of its recordings, written to k_step_error.json beside it, and returned; None where no segment reaches."
+    """The k-step errors of an agent on the held-out part of its recordings, written to
+    k_step_error.json beside it, and returned; None where no segment reaches.
+    """
     config = trained.config
     device = next(trained.need("tokenizer", "world_model")[1].parameters()).device
-    errors = recorded_error(trained.dream, Recorded(config.data, Replay(config.replay, config.env.size, device), config.env.size).held_out, seed)
-    numbers = {measure: {name: [float(value) if np.isfinite(value) else None for value in values] for name, values in row.items()} for measure, row in errors.items()}
+    errors = recorded_error(
+        trained.dream,
+        Recorded(
+            config.data, Replay(config.replay, config.env.size, device), config.env.size
+        ).held_out,
+        seed,
+    )
+    numbers = {
+        measure: {
+            name: [float(value) if np.isfinite(value) else None for value in values]
+            for name, values in row.items()
+        }
+        for measure, row in errors.items()
+    }
     result = {"data": config.data, "epoch": trained.epoch, "seed": seed, "k_step_error": numbers}
     write_json(beside(source, FORESEEN), result)
     return result
 
 
 def foresight_table(result) -> str:
-    "The k-step errors of `evaluate_foresight` as text: a line for each measure and forecaster, a column for each step."
-    rows = {f"{measure.replace('_', ' ')}, {name}": values for measure, row in result["k_step_error"].items() for name, values in row.items()}
-    lines = [[name, *("-" if value is None else f"{value:.3f}" for value in values)] for name, values in rows.items()]
+    """The k-step errors of `evaluate_foresight` as text.
+
+    A line for each measure and forecaster, a column for each step.
+    """
+    rows = {
+        f"{measure.replace('_', ' ')}, {name}": values
+        for measure, row in result["k_step_error"].items()
+        for name, values in row.items()
+    }
+    lines = [
+        [name, *("-" if value is None else f"{value:.3f}" for value in values)]
+        for name, values in rows.items()
+    ]
     head = ["steps ahead", *map(str, range(1, len(lines[0])))]
-    return "\n".join(f"{name:<{max(map(len, rows))}}" + "".join(f"{cell:>7}" for cell in cells) for name, *cells in [head, *lines])
+    return "\n".join(
+        f"{name:<{max(map(len, rows))}}" + "".join(f"{cell:>7}" for cell in cells)
+        for name, *cells in [head, *lines]
+    )

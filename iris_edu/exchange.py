@@ -21,16 +21,24 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .settings import UserError
-from .files import make_folder, ordinary, sentences, write_json
-from .envs import num_actions
-from .replay import Recording, concatenate, load_recording, rebuild
+from .agent import Agent, build_agent, load_trained, save_agent
 from .autoencoder import AttentionBlock, AutoencoderConfig, ResidualBlock
 from .config import LEARNERS, PRESETS, Config, make_environment
-from .runs import Header, RunFile, append_metrics, read_run, save_checkpoint, versions, write_run
-from .sources import MINARI
+from .envs import num_actions
+from .files import make_folder, ordinary, sentences, write_json
 from .own_data import DATASET, cut, load_recordings, new_folder, read_dataset
-from .agent import Agent, build_agent, load_trained, save_agent
+from .replay import Recording, concatenate, load_recording, rebuild
+from iris_edu.runs import (
+    Header,
+    RunFile,
+    append_metrics,
+    read_run,
+    save_checkpoint,
+    versions,
+    write_run,
+)
+from .settings import UserError
+from .sources import MINARI
 
 # %% ../nbs/A20_exchange.ipynb #4ebf2be9
 ENDINGS = ("weight", "bias")
@@ -39,7 +47,8 @@ ENDINGS = ("weight", "bias")
 def both(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, tuple[str, ...]]]:
     "(our tensor, their tensors) for the weight and the bias of each pair of modules."
     for ours, *theirs in pairs:
-        for ending in ENDINGS: yield f"{ours}.{ending}", tuple(f"{name}.{ending}" for name in theirs)
+        for ending in ENDINGS:
+            yield f"{ours}.{ending}", tuple(f"{name}.{ending}" for name in theirs)
 
 
 def world_model_names(layers: int) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -47,99 +56,205 @@ def world_model_names(layers: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "layout.action_table.weight", ("embedder.embedding_tables.0.weight",)
     yield "layout.token_table.weight", ("embedder.embedding_tables.1.weight",)
     yield "transformer.positions.table.weight", ("pos_emb.weight",)
-    block = {"norm1": "ln1", "norm2": "ln2", "attention.query": "attn.query", "attention.key": "attn.key", "attention.value": "attn.value",
-             "attention.out": "attn.proj", "mlp.0": "mlp.0", "mlp.2": "mlp.2"}
-    yield from both((f"transformer.blocks.{layer}.{ours}", f"transformer.blocks.{layer}.{theirs}") for layer in range(layers) for ours, theirs in block.items())
+    block = {
+        "norm1": "ln1",
+        "norm2": "ln2",
+        "attention.query": "attn.query",
+        "attention.key": "attn.key",
+        "attention.value": "attn.value",
+        "attention.out": "attn.proj",
+        "mlp.0": "mlp.0",
+        "mlp.2": "mlp.2",
+    }
+    yield from both(
+        (f"transformer.blocks.{layer}.{ours}", f"transformer.blocks.{layer}.{theirs}")
+        for layer in range(layers)
+        for ours, theirs in block.items()
+    )
     yield from both([("transformer.norm", "transformer.ln_f")])
     heads = {"tokens": "head_observations", "rewards": "head_rewards", "endings": "head_ends"}
-    yield from both((f"heads.{ours}.{layer}", f"{theirs}.head_module.{layer}") for ours, theirs in heads.items() for layer in (0, 2))
+    yield from both(
+        (f"heads.{ours}.{layer}", f"{theirs}.head_module.{layer}")
+        for ours, theirs in heads.items()
+        for layer in (0, 2)
+    )
 
 
 def actor_critic_names() -> Iterator[tuple[str, tuple[str, ...]]]:
-    "(our tensor, their tensors) of the actor-critic: between our convolutions stand a pooling and an activation."
+    """(our tensor, their tensors) of the actor-critic.
+
+    Between our convolutions stand a pooling and an activation.
+    """
     yield from both((f"convolutions.{3 * number}", f"conv{number + 1}") for number in range(4))
-    yield from ((f"lstm.{name}", (f"lstm.{name}",)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    yield from (
+        (f"lstm.{name}", (f"lstm.{name}",))
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
     yield from both([("actor", "actor_linear"), ("critic", "critic_linear")])
 
 # %% ../nbs/A20_exchange.ipynb #5f6a6fbc
 def stages(config: AutoencoderConfig, encoder: bool) -> list[str]:
-    "Their names of the modules of our encoder, or decoder, in the order in which a frame passes them."
+    """Their names of the modules of our encoder, or decoder, in the order in which a frame passes
+    them.
+    """
     middle, side = ["mid.block_1", "mid.attn_1", "mid.block_2"], "down" if encoder else "up"
     levels = range(config.layers + 1)
     names = ["conv_in"] if encoder else ["conv_in", *middle]
     for level in levels if encoder else reversed(levels):
-        if encoder and level: names.append(f"down.{level - 1}.downsample.conv")
+        if encoder and level:
+            names.append(f"down.{level - 1}.downsample.conv")
         for block in range(config.residual_blocks + (not encoder)):
             names.append(f"{side}.{level}.block.{block}")
-            if config.size >> level in config.attention: names.append(f"{side}.{level}.attn.{block}")
-        if not encoder and level: names.append(f"up.{level}.upsample.conv")
+            if config.size >> level in config.attention:
+                names.append(f"{side}.{level}.attn.{block}")
+        if not encoder and level:
+            names.append(f"up.{level}.upsample.conv")
     return names + (middle if encoder else []) + ["norm_out"]
 
 
 def stage_pairs(module: nn.Module, name: str) -> list[tuple[str, ...]]:
-    "Pairs (our module, theirs) inside one stage; three of theirs for the attention's queries, keys and values."
+    """Pairs (our module, theirs) inside one stage.
+
+    Three of theirs for the attention's queries, keys and values.
+    """
     if isinstance(module, ResidualBlock):
-        return [(f"body.{i}.{place}", f"{name}.{kind}{i + 1}") for i in range(2) for place, kind in ((0, "norm"), (2, "conv"))]
-    if isinstance(module, AttentionBlock): return [("norm", f"{name}.norm"), ("qkv", f"{name}.q", f"{name}.k", f"{name}.v"), ("out", f"{name}.proj_out")]
-    if name == "norm_out": return [("0", "norm_out"), ("2", "conv_out")]
+        return [
+            (f"body.{i}.{place}", f"{name}.{kind}{i + 1}")
+            for i in range(2)
+            for place, kind in ((0, "norm"), (2, "conv"))
+        ]
+    if isinstance(module, AttentionBlock):
+        return [
+            ("norm", f"{name}.norm"),
+            ("qkv", f"{name}.q", f"{name}.k", f"{name}.v"),
+            ("out", f"{name}.proj_out"),
+        ]
+    if name == "norm_out":
+        return [("0", "norm_out"), ("2", "conv_out")]
     return [("1", name)] if isinstance(module, nn.Sequential) else [("", name)]
 
 
-def autoencoder_names(body: nn.Sequential, config: AutoencoderConfig, encoder: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
+def autoencoder_names(
+    body: nn.Sequential, config: AutoencoderConfig, encoder: bool
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     "(our tensor, their tensors) of an encoder or a decoder, whose `body` is given."
-    learnt = [(number, module) for number, module in enumerate(body) if any(True for _ in module.parameters())]
+    learnt = [
+        (number, module)
+        for number, module in enumerate(body)
+        if any(True for _ in module.parameters())
+    ]
     for (number, module), name in zip(learnt, stages(config, encoder), strict=True):
-        yield from both((f"body.{number}.{ours}".rstrip("."), *theirs) for ours, *theirs in stage_pairs(module, name))
+        yield from both(
+            (f"body.{number}.{ours}".rstrip("."), *theirs)
+            for ours, *theirs in stage_pairs(module, name)
+        )
 
 
-def tokenizer_names(tokenizer: nn.Module, config: AutoencoderConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+def tokenizer_names(
+    tokenizer: nn.Module, config: AutoencoderConfig
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     "(our tensor, their tensors) of the tokenizer."
     for part, encoder in (("encoder", True), ("decoder", False)):
-        for ours, theirs in autoencoder_names(getattr(tokenizer, part).body, config, encoder): yield f"{part}.{ours}", tuple(f"{part}.{name}" for name in theirs)
+        for ours, theirs in autoencoder_names(getattr(tokenizer, part).body, config, encoder):
+            yield f"{part}.{ours}", tuple(f"{part}.{name}" for name in theirs)
     yield "quantizer.codebook.weight", ("embedding.weight",)
     yield from both([("before", "pre_quant_conv"), ("after", "post_quant_conv")])
 
 
 def all_names(agent: Agent, config: Config) -> dict[str, tuple[str, ...]]:
     "{our tensor: their tensors} of a whole agent."
-    parts = {"tokenizer": tokenizer_names(agent.tokenizer, config.autoencoder), "world_model": world_model_names(config.transformer.layers), "actor_critic": actor_critic_names()}
-    return {f"{part}.{ours}": tuple(f"{part}.{name}" for name in theirs) for part, names in parts.items() for ours, theirs in names}
+    parts = {
+        "tokenizer": tokenizer_names(agent.tokenizer, config.autoencoder),
+        "world_model": world_model_names(config.transformer.layers),
+        "actor_critic": actor_critic_names(),
+    }
+    return {
+        f"{part}.{ours}": tuple(f"{part}.{name}" for name in theirs)
+        for part, names in parts.items()
+        for ours, theirs in names
+    }
 
 # %% ../nbs/A20_exchange.ipynb #2aa56dd1
 NOT_LEARNT = (".attn.mask", ".indices")
 
 
 def read_authors(path) -> dict[str, torch.Tensor]:
-    "The tensors of a checkpoint of the authors' code, by their names, without what is not learnt; UserError if it is none."
+    """The tensors of a checkpoint of the authors' code, by their names, without what is not learnt.
+
+    UserError if it is none.
+    """
     again = "it should be checkpoints/last.pt of a run of the authors' code"
-    with sentences(path): open(ordinary(path), "rb").close()
-    try: found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error: raise UserError(f"{path} cannot be read as weights ({type(error).__name__}): {again}") from error
-    if not (isinstance(found, dict) and found and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items())):
+    with sentences(path):
+        open(ordinary(path), "rb").close()
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__}): {again}"
+        ) from error
+    if not (
+        isinstance(found, dict)
+        and found
+        and all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor)
+            for name, tensor in found.items()
+        )
+    ):
         raise UserError(f"{path} holds no dictionary of named tensors: {again}")
-    return {name: tensor for name, tensor in found.items() if not name.startswith("tokenizer.lpips.") and not name.endswith(NOT_LEARNT)}
+    return {
+        name: tensor
+        for name, tensor in found.items()
+        if not name.startswith("tokenizer.lpips.") and not name.endswith(NOT_LEARNT)
+    }
 
 
 def preset_of(theirs: dict[str, torch.Tensor]) -> str:
     "The preset whose context has as many positions as a checkpoint of the authors' code."
-    positions, steps = theirs.get("world_model.pos_emb.weight"), PRESETS["atari100k-64"].world_model.steps
+    positions, steps = (
+        theirs.get("world_model.pos_emb.weight"),
+        PRESETS["atari100k-64"].world_model.steps,
+    )
     return "atari100k-64" if positions is not None and len(positions) == steps * 65 else "atari100k"
 
 
 def convert(theirs: dict[str, torch.Tensor], config: Config, path="it") -> tuple[Agent, int]:
-    "The agent that tensors of the authors' code describe, and its number of actions; UserError names the first that is missing, one too many, or of another shape."
+    """The agent that tensors of the authors' code describe, and its number of actions.
+
+    UserError names the first that is missing, one too many, or of another shape.
+    """
     table = theirs.get("world_model.embedder.embedding_tables.0.weight")
-    if table is None or table.ndim != 2: raise UserError(f"{path} has no world_model.embedder.embedding_tables.0.weight with a row for each action: it should be checkpoints/last.pt of a run of the authors' code")
-    with torch.random.fork_rng(devices=[]): agent = build_agent(config, len(table))
+    if table is None or table.ndim != 2:
+        raise UserError(
+            f"{path} has no world_model.embedder.embedding_tables.0.weight with a row for each action: it should be checkpoints/last.pt of a run of the authors' code"
+        )
+    with torch.random.fork_rng(devices=[]):
+        agent = build_agent(config, len(table))
     names, wanted = all_names(agent, config), agent.state_dict()
     for ours, sources in names.items():
         for name in sources:
-            shape, have = (wanted[ours].shape[0] // len(sources), *wanted[ours].shape[1:]), tuple(theirs[name].shape) if name in theirs else "nothing"
-            if shape != have: raise UserError(f"{path} does not fit: {name} needs the shape {shape} and the file has {have}; name the --preset with which it was trained, {' or '.join(AUTHORS)}")
-            if not theirs[name].is_floating_point() or not theirs[name].isfinite().all(): raise UserError(f"{path} is damaged: {name} holds numbers that are not finite floats; take it from where it came again")
+            shape, have = (
+                (wanted[ours].shape[0] // len(sources), *wanted[ours].shape[1:]),
+                tuple(theirs[name].shape) if name in theirs else "nothing",
+            )
+            if shape != have:
+                raise UserError(
+                    f"{path} does not fit: {name} needs the shape {shape} and the file has {have}; name the --preset with which it was trained, {' or '.join(AUTHORS)}"
+                )
+            if not theirs[name].is_floating_point() or not theirs[name].isfinite().all():
+                raise UserError(
+                    f"{path} is damaged: {name} holds numbers that are not finite floats; take it from where it came again"
+                )
     surplus = sorted(theirs.keys() - {name for sources in names.values() for name in sources})
-    if surplus: raise UserError(f"{path} holds {surplus[0]}, which an agent of this --preset does not have: name the one with which it was trained, {' or '.join(AUTHORS)}")
-    agent.load_state_dict({ours: torch.cat([theirs[name].float() for name in sources]) for ours, sources in names.items()})
+    if surplus:
+        raise UserError(
+            f"{path} holds {surplus[0]}, which an agent of this --preset does not have: name the one with which it was trained, {' or '.join(AUTHORS)}"
+        )
+    agent.load_state_dict(
+        {
+            ours: torch.cat([theirs[name].float() for name in sources])
+            for ours, sources in names.items()
+        }
+    )
     return agent.eval(), len(table)
 
 
@@ -147,11 +262,16 @@ AUTHORS = ("atari100k", "atari100k-64")  # the presets that the authors' code ha
 
 # %% ../nbs/A20_exchange.ipynb #68d23158
 def import_authors(path, game: str, to, preset: str | None = None) -> Path:
-    """Write the agent of the authors' checkpoint at `path` as a run in the new folder `to`, to be evaluated, played and reported; returns the folder.
+    """Write the agent of the authors' checkpoint at `path` as a run in the new folder `to`, to be
+    evaluated, played and reported; returns the folder.
 
-    The file does not say its game, and not how long it was trained: it counts as a finished run of the preset. UserError if it does not fit.
+    The file does not say its game, and not how long it was trained: it counts as a finished run of
+    the preset. UserError if it does not fit.
     """
-    if preset not in (None, *AUTHORS): raise UserError(f"preset {preset!r} is none of the authors' code: choose {' or '.join(AUTHORS)}")
+    if preset not in (None, *AUTHORS):
+        raise UserError(
+            f"preset {preset!r} is none of the authors' code: choose {' or '.join(AUTHORS)}"
+        )
     theirs = read_authors(path)
     config = PRESETS[preset or preset_of(theirs)]
     config = replace(config, env=replace(config.env, game=game))
@@ -161,46 +281,86 @@ def import_authors(path, game: str, to, preset: str | None = None) -> Path:
     with new_folder(to) as folder:
         write_run(folder, RunFile(config, actions=actions, versions=versions()))
         facts = {"about": f"agent of the authors' code for {game}", "source": Path(path).name}
-        save_checkpoint(folder, {f"agent.{name}": tensor for name, tensor in agent.state_dict().items()}, Header(config, actions, epoch=training.epochs, versions=versions(), facts=facts))
-        append_metrics(folder, {"epoch": training.epochs, "steps": training.collect_steps * training.collect_epochs})
+        save_checkpoint(
+            folder,
+            {f"agent.{name}": tensor for name, tensor in agent.state_dict().items()},
+            Header(config, actions, epoch=training.epochs, versions=versions(), facts=facts),
+        )
+        append_metrics(
+            folder,
+            {"epoch": training.epochs, "steps": training.collect_steps * training.collect_epochs},
+        )
     return Path(to)
 
 
 def check_game(config: Config, actions: int, path) -> None:
     "UserError unless the game of a configuration has as many actions as the checkpoint at `path`."
     env = make_environment(config)
-    try: have = num_actions(env)
-    finally: env.close()
-    if have != actions: raise UserError(f"{path} was trained on a game with {actions} actions, and {config.env.game} has {have}: name its game with --game")
+    try:
+        have = num_actions(env)
+    finally:
+        env.close()
+    if have != actions:
+        raise UserError(
+            f"{path} was trained on a game with {actions} actions, and {config.env.game} has {have}: name its game with --game"
+        )
 
 # %% ../nbs/A20_exchange.ipynb #c0e04bd5
 def export_agent(source, to, trust: Iterable[str] = ()) -> Path:
     "Write the agent of a run folder, a file or a shipped name as one new file; returns its path."
     trained, to = load_trained(source, trust=trust), Path(to)
     with sentences(to):
-        if to.is_dir(): to = to / Path(source).name
-        if not to.suffix: to = to.with_name(f"{to.name}.safetensors")
-        if to.exists(): raise UserError(f"{to} is there already, and nothing is overwritten: choose another name with --to")
-    modules = {part: getattr(trained, part) for part in LEARNERS if getattr(trained, part) is not None}
-    config = replace(trained.config, data=Path(trained.config.data).name)  # where it lay is nobody's business
-    facts = {"about": f"{Path(source).name}: epoch {trained.epoch}"} | {key: value for key, value in trained.facts.items() if key not in ("tokenizer", "tokenizer_sha256")}
+        if to.is_dir():
+            to = to / Path(source).name
+        if not to.suffix:
+            to = to.with_name(f"{to.name}.safetensors")
+        if to.exists():
+            raise UserError(
+                f"{to} is there already, and nothing is overwritten: choose another name with --to"
+            )
+    modules = {
+        part: getattr(trained, part) for part in LEARNERS if getattr(trained, part) is not None
+    }
+    # where it lay is nobody's business
+    config = replace(trained.config, data=Path(trained.config.data).name)
+    facts = {"about": f"{Path(source).name}: epoch {trained.epoch}"} | {
+        key: value
+        for key, value in trained.facts.items()
+        if key not in ("tokenizer", "tokenizer_sha256")
+    }
     save_agent(to, modules, config, trained.actions, facts, trained.epoch)
     return to
 
 # %% ../nbs/A20_exchange.ipynb #244b357f
 def recordings_in(source, trust: Iterable[str] = ()) -> tuple[str, int, Iterable[Recording]]:
-    "(name, number of actions, recordings with frames) of a run folder or of a folder of own recordings."
-    if (Path(source) / DATASET).exists(): return Path(source).name, read_dataset(source).actions, load_recordings(source)
+    """(name, number of actions, recordings with frames) of a run folder or of a folder of own
+    recordings.
+    """
+    if (Path(source) / DATASET).exists():
+        return Path(source).name, read_dataset(source).actions, load_recordings(source)
     run = read_run(source, trust)
-    if run.config.data: return recordings_in(run.config.data)
+    if run.config.data:
+        return recordings_in(run.config.data)
     paths = sorted((Path(source) / "replay").glob("epoch_*.npz"))
-    if not paths: raise UserError(f"{source} has no recordings: they are made when a run collects, and an agent from elsewhere has none")
+    if not paths:
+        raise UserError(
+            f"{source} has no recordings: they are made when a run collects, and an agent from elsewhere has none"
+        )
     recordings = [load_recording(path) for path in paths]
     env = make_environment(run.config, train=True)
     try:
-        if any(recording.frames is None for recording in recordings): recordings = [rebuild(concatenate([replace(r, frames=None, final=None, digest=None) for r in recordings]), env)]
+        if any(recording.frames is None for recording in recordings):
+            recordings = [
+                rebuild(
+                    concatenate(
+                        [replace(r, frames=None, final=None, digest=None) for r in recordings]
+                    ),
+                    env,
+                )
+            ]
         return run.config.env.game, num_actions(env), recordings
-    finally: env.close()
+    finally:
+        env.close()
 
 
 def episodes_in(recordings: Iterable[Recording]) -> Iterator[list[Recording]]:
@@ -210,38 +370,69 @@ def episodes_in(recordings: Iterable[Recording]) -> Iterator[list[Recording]]:
         done = np.flatnonzero(recording.terminated | recording.truncated) + 1
         borders = sorted({0, len(recording), *done.tolist(), *recording.starts.tolist()})
         for first, last in zip(borders, borders[1:]):
-            if pieces and (first in recording.starts or pieces[-1].terminated[-1] or pieces[-1].truncated[-1]): yield pieces; pieces = []
+            if pieces and (
+                first in recording.starts or pieces[-1].terminated[-1] or pieces[-1].truncated[-1]
+            ):
+                yield pieces
+                pieces = []
             pieces.append(cut(recording, first, last))
-    if pieces: yield pieces
+    if pieces:
+        yield pieces
 
 # %% ../nbs/A20_exchange.ipynb #55bd14c4
 def export_recordings(source, to, trust: Iterable[str] = ()) -> tuple[int, int]:
-    "Write the games of a run, or own recordings, as a Minari data set into the new folder `to`; returns (episodes, steps)."
-    try: import h5py
-    except ImportError: raise UserError("writing a Minari data set needs h5py: pip install 'iris-edu[data]'") from None
+    """Write the games of a run, or own recordings, as a Minari data set into the new folder `to`.
+
+    Returns (episodes, steps).
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(
+            "writing a Minari data set needs h5py: pip install 'iris-edu[data]'"
+        ) from None
     name, actions, recordings = recordings_in(source, trust)
     episodes = steps = size = 0
     with new_folder(to) as folder:
         data = make_folder(folder / "data")
-        with sentences(data, "was not written"), h5py.File(data / MINARI, "w", track_order=True) as file:
+        with (
+            sentences(data, "was not written"),
+            h5py.File(data / MINARI, "w", track_order=True) as file,
+        ):
             for episodes, pieces in enumerate(episodes_in(recordings), 1):
                 size = pieces[0].frames.shape[1]
                 steps += write_episode(file.create_group(f"episode_{episodes - 1}"), pieces)
-        write_json(data / "metadata.json", metadata(Path(to).name, name, actions, size, episodes, steps) | {"dataset_size": round((data / MINARI).stat().st_size / 1e6, 1)})
+        write_json(
+            data / "metadata.json",
+            metadata(Path(to).name, name, actions, size, episodes, steps)
+            | {"dataset_size": round((data / MINARI).stat().st_size / 1e6, 1)},
+        )
     return episodes, steps
 
 
 def write_episode(group, pieces: list[Recording]) -> int:
     "Write the pieces of an episode into a group of an HDF5 file; returns its steps."
     import h5py
-    together = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("frames", "actions", "rewards", "terminated", "truncated")}
+
+    together = {
+        name: np.concatenate([getattr(piece, name) for piece in pieces])
+        for name in ("frames", "actions", "rewards", "terminated", "truncated")
+    }
     frames = np.concatenate([together["frames"], together["frames"][-1:]])
-    if frames.shape[1] < 32: group["observations"] = frames
-    else: group.create_dataset("observations", data=np.array([*map(as_png, frames), None], object)[:-1], dtype=h5py.vlen_dtype(np.uint8))
+    if frames.shape[1] < 32:
+        group["observations"] = frames
+    else:
+        group.create_dataset(
+            "observations",
+            data=np.array([*map(as_png, frames), None], object)[:-1],
+            dtype=h5py.vlen_dtype(np.uint8),
+        )
     group["actions"], group["rewards"] = together["actions"], together["rewards"].astype(np.float64)
     group["terminations"], group["truncations"] = together["terminated"], together["truncated"]
     group.create_group("infos")
-    group.attrs.update({"id": int(group.name.rpartition("_")[2]), "total_steps": len(together["actions"])})
+    group.attrs.update(
+        {"id": int(group.name.rpartition("_")[2]), "total_steps": len(together["actions"])}
+    )
     return len(together["actions"])
 
 
@@ -254,11 +445,30 @@ def as_png(frame: np.ndarray) -> np.ndarray:
 
 def metadata(folder: str, name: str, actions: int, size: int, episodes: int, steps: int) -> dict:
     "What metadata.json of a Minari data set says."
-    frame = lambda value: np.full((size, size, 3), value).tolist()
-    box = {"type": "Box", "dtype": "uint8", "shape": [size, size, 3], "low": frame(0), "high": frame(255)}
-    return {"total_episodes": episodes, "total_steps": steps, "data_format": "hdf5", "jpeg_encoding": True, "observation_space": json.dumps(box),
-            "action_space": json.dumps({"type": "Discrete", "dtype": "int64", "start": 0, "n": actions}), "dataset_id": minari_id(folder), "minari_version": "0.5.0",
-            "description": f"{name}, recorded by iris_edu. The last observation of an episode repeats the one before: what followed its last action was not kept."}
+
+    def frame(value):
+        return np.full((size, size, 3), value).tolist()
+
+    box = {
+        "type": "Box",
+        "dtype": "uint8",
+        "shape": [size, size, 3],
+        "low": frame(0),
+        "high": frame(255),
+    }
+    return {
+        "total_episodes": episodes,
+        "total_steps": steps,
+        "data_format": "hdf5",
+        "jpeg_encoding": True,
+        "observation_space": json.dumps(box),
+        "action_space": json.dumps(
+            {"type": "Discrete", "dtype": "int64", "start": 0, "n": actions}
+        ),
+        "dataset_id": minari_id(folder),
+        "minari_version": "0.5.0",
+        "description": f"{name}, recorded by iris_edu. The last observation of an episode repeats the one before: what followed its last action was not kept.",
+    }
 
 
 def minari_id(name: str) -> str:

@@ -13,67 +13,99 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from .settings import UserError, load_settings
 from .files import atomic_write, say
+from .settings import UserError, load_settings
 from .store import MANIFEST, SHIPPED, Entry, data_folder, name_of, noted, state
 
 # %% ../nbs/A23_fetch.ipynb #18f89f21
 def missing(names=(), folder=None) -> dict[str, Entry]:
-    "The files that the package promises and that are not whole here: all, or those of some names, as episodes/Pong, pong-16 or checkpoints; UserError for a name of none."
+    """The files that the package promises and that are not whole here.
+
+    All, or those of some names, as episodes/Pong, pong-16 or checkpoints; UserError for a name of
+    none.
+    """
     promised = noted(SHIPPED / MANIFEST)
     for name in names:
         if not any(name in names_of(file) for file in promised):
-            raise UserError(f"there is nothing to fetch by the name {name!r}: choose from {', '.join(sorted(set(map(name_of, promised))))}")
+            raise UserError(
+                f"there is nothing to fetch by the name {name!r}: choose from {', '.join(sorted(set(map(name_of, promised))))}"
+            )
     chosen = [file for file in promised if not names or names_of(file) & set(names)]
     return {file: promised[file] for file in chosen if state(file, folder) != "whole"}
 
 
 def names_of(file) -> set[str]:
-    "What a file may be called: its path, the name by which it is made, that name without its kind, and its kind."
+    """What a file may be called.
+
+    Its path, the name by which it is made, that name without its kind, and its kind.
+    """
     kind, _, rest = name_of(file).partition("/")
     return {file, name_of(file), rest, kind}
 
 # %% ../nbs/A23_fetch.ipynb #71ca51e0
 def source(given: str = "") -> str:
-    "The address of a folder like data/: the one given, which may be a folder of this machine, else that of the repository in settings.ini; UserError if there is none."
-    if given and Path(given).is_dir(): return Path(given).absolute().as_uri()
+    """The address of a folder like data/.
+
+    The one given, which may be a folder of this machine, else that of the repository in
+    settings.ini; UserError if there is none.
+    """
+    if given and Path(given).is_dir():
+        return Path(given).absolute().as_uri()
     settings = load_settings()
     address = given or _published(settings.address.removesuffix(".git"), settings.branch)
     if not address:
-        raise UserError("settings.ini names no repository to fetch from: write it there, or name the folder of another copy of the course, iris-edu fetch --from ADDRESS/data")
+        raise UserError(
+            "settings.ini names no repository to fetch from: write it there, or name the folder of another copy of the course, iris-edu fetch --from ADDRESS/data"
+        )
     if not address.startswith(("https://", "http://", "file://")):
-        raise UserError(f"{address!r} is no folder and no address: it begins with https://, http:// or file://")
+        raise UserError(
+            f"{address!r} is no folder and no address: it begins with https://, http:// or file://"
+        )
     return address.rstrip("/")
 
 
 def _published(repository, branch):
     "Where a repository shows the files of its folder data; empty if there is no repository."
-    if repository.startswith("file://"): return f"{repository}/data"
+    if repository.startswith("file://"):
+        return f"{repository}/data"
     return repository and f"{repository}/raw/{branch}/data"
 
 # %% ../nbs/A23_fetch.ipynb #b850909d
 def download(file, entry: Entry, base: str, folder=None, seconds: float = 30) -> None:
-    "Fetches one file into the data folder if it is the one that the package promises; otherwise UserError, and the folder is as it was."
+    """Fetches one file into the data folder if it is the one that the package promises.
+
+    Otherwise UserError, and the folder is as it was.
+    """
     address = f"{base}/{quote(file)}"
     try:
-        with urlopen(address, timeout=seconds) as answer: content = answer.read(entry.bytes + 1)
+        with urlopen(address, timeout=seconds) as answer:
+            content = answer.read(entry.bytes + 1)
     except (OSError, HTTPException, ValueError) as error:
-        raise UserError(f"{address} cannot be fetched ({_reason(error)}): check the connection and the address, and say the same again; what was fetched stays") from error
+        raise UserError(
+            f"{address} cannot be fetched ({_reason(error)}): check the connection and the address, and say the same again; what was fetched stays"
+        ) from error
     if (len(content), hashlib.sha256(content).hexdigest()) != (entry.bytes, entry.sha256):
-        raise UserError(f"{address} is another file than the one that this version of iris-edu promises: fetch from the repository's branch or tag of this version")
+        raise UserError(
+            f"{address} is another file than the one that this version of iris-edu promises: fetch from the repository's branch or tag of this version"
+        )
     atomic_write(data_folder(folder) / file, content)
 
 
 def _reason(error) -> str:
     "Why nothing was fetched, in a few words."
-    if isinstance(error, HTTPError): return f"the server says {error.code}, {error.reason}"
+    if isinstance(error, HTTPError):
+        return f"the server says {error.code}, {error.reason}"
     reason = getattr(error, "reason", error)
-    if isinstance(reason, TimeoutError): return "no answer in time"
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
     return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
 
 # %% ../nbs/A23_fetch.ipynb #a9e12905
 def fetch(wanted: dict[str, Entry], base: str, folder=None, tell=say) -> None:
-    "Fetches files one after another and tells of each; UserError at the first that cannot be had, and those before it stay."
+    """Fetches files one after another and tells of each.
+
+    UserError at the first that cannot be had, and those before it stay.
+    """
     for file, entry in wanted.items():
         download(file, entry, base, folder)
         tell(f"{file}  {entry.bytes / 1000:,.0f} kB")

@@ -48,12 +48,16 @@ REASONS = {
 
 def because(error: OSError, path=None) -> str:
     "Why a call of the operating system failed and what to do, without a full stop."
-    if error.errno == errno.ENOSPC and _no_inodes(path): return "the disk can hold no more files (its inodes are used up): delete some files or choose another folder"
+    if error.errno == errno.ENOSPC and _no_inodes(path):
+        return "the disk can hold no more files (its inodes are used up): delete some files or choose another folder"
     return REASONS.get(error.errno, f"{error.strerror or error}: check the path")
 
 
 def error_in_words(error: BaseException) -> str:
-    "An error of somebody else's code: its kind, what it says, and the file and line where it was raised."
+    """An error of somebody else's code.
+
+    Its kind, what it says, and the file and line where it was raised.
+    """
     frames = traceback.extract_tb(error.__traceback__)[1:]
     place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
@@ -70,13 +74,19 @@ def _no_inodes(path) -> bool:
 
 @contextmanager
 def sentences(path, failed: str = "cannot be read"):
-    "Inside, a failure of the operating system is a UserError that says what happened to `path` and why."
-    try: yield
-    except OSError as error: raise UserError(f"{path} {failed}: {because(error, path)}") from error
+    """Inside, a failure of the operating system is a UserError that says what happened to `path`
+    and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} {failed}: {because(error, path)}") from error
 
 # %% ../nbs/A13_files.ipynb #ea751aad
 def atomic_write(path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    "Writes bytes, or what content(file) writes, so that `path` is either the old file or the whole new one; UserError if it cannot."
+    """Writes bytes, or what content(file) writes, so that `path` is either the old file or the
+    whole new one; UserError if it cannot.
+    """
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,22 +98,29 @@ def atomic_write(path, content: bytes | Callable[[BinaryIO], object]) -> None:
         sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
-            if temporary: temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError): raise
-        raise UserError(f"{path} was not written: {because(error, path)}. The previous file, if any, is unchanged.") from error
+            if temporary:
+                temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{path} was not written: {because(error, path)}. The previous file, if any, is unchanged."
+        ) from error
 
 
 def sync_folder(folder) -> None:
     "Pushes the names in a folder to the disk, where the system can."
     with suppress(OSError):  # Windows opens no folders, and some file systems have nothing to push
         handle = os.open(folder, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def make_folder(path) -> Path:
     "The folder, made if it is not there; UserError if it cannot be."
-    with sentences(path, "cannot be made"): Path(path).mkdir(parents=True, exist_ok=True)
+    with sentences(path, "cannot be made"):
+        Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 
 # %% ../nbs/A13_files.ipynb #5e1af183
@@ -111,25 +128,34 @@ LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(\.tmp)?")
 
 
 def sweep(folder, *patterns: str) -> None:
-    "Removes, below a folder, what killed writers of files with names like the patterns left behind."
+    """Removes, below a folder, what killed writers of files with names like the patterns left
+    behind.
+    """
     for path in list(Path(folder).rglob(".*")):
         found = LEFTOVER.fullmatch(path.name)
-        if not found or not any(fnmatch.fnmatch(found["name"], pattern) for pattern in patterns): continue
-        with suppress(OSError): path.unlink()
+        if not found or not any(fnmatch.fnmatch(found["name"], pattern) for pattern in patterns):
+            continue
+        with suppress(OSError):
+            path.unlink()
 
 # %% ../nbs/A13_files.ipynb #d0f1c17a
 def ordinary(path) -> Path:
     "The path, unless it is a pipe or a device, which a reader would wait for; UserError then."
     path = Path(path)
     with sentences(path):
-        if path.exists() and not path.is_file() and not path.is_dir(): raise UserError(f"{path} is no ordinary file: name another")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path} is no ordinary file: name another")
     return path
 
 
 def read_bytes(path, limit: int = 2**26) -> bytes:
     "The content of a file; UserError if it cannot be read or is larger than `limit` bytes."
-    with sentences(path), open(ordinary(path), "rb") as file: content = file.read(limit + 1)
-    if len(content) > limit: raise UserError(f"{path} is larger than {limit // 2**20} MB, too large for what it should be: check that it is the right file")
+    with sentences(path), open(ordinary(path), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(
+            f"{path} is larger than {limit // 2**20} MB, too large for what it should be: check that it is the right file"
+        )
     return content
 
 
@@ -137,40 +163,65 @@ COPY = "restore it from a copy"
 
 
 def read_text(path, mend: str = COPY, limit: int = 2**26) -> str:
-    "The content of a UTF-8 file; UserError if it cannot be read or is another kind of file, with `mend` as the way out."
-    try: return read_bytes(path, limit).decode("utf-8-sig")
-    except UnicodeDecodeError: raise UserError(f"{path} is damaged (it is not UTF-8 text): {mend}") from None
+    """The content of a UTF-8 file.
+
+    UserError if it cannot be read or is another kind of file, with `mend` as the way out.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged (it is not UTF-8 text): {mend}") from None
 
 # %% ../nbs/A13_files.ipynb #85c7feaa
 def parse_json(text: str, kind: Any, name: str = "") -> Any:
     "JSON text as a value of `kind`; UserError says what is wrong with it, without the file's name."
-    try: return typed(json.loads(text), kind, name)
-    except RecursionError: raise UserError("it is nested too deeply") from None
-    except ValueError as error: raise UserError(f"it is not JSON, {error}") from None
+    try:
+        return typed(json.loads(text), kind, name)
+    except RecursionError:
+        raise UserError("it is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"it is not JSON, {error}") from None
 
 
 def read_json(path, kind: Any, name: str = "", mend: str = COPY) -> Any:
-    "The JSON file at `path` as a value of `kind`; `name` stands before the names of its keys in a sentence, `mend` ends it."
+    """The JSON file at `path` as a value of `kind`.
+
+    `name` stands before the names of its keys in a sentence, `mend` ends it.
+    """
     text = read_text(path, mend)
-    try: return parse_json(text, kind, name)
-    except UserError as error: raise UserError(f"{path} is damaged ({error}): {mend}") from None
+    try:
+        return parse_json(text, kind, name)
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}") from None
 
 
 def write_json(path, value: Any) -> None:
     "Writes plain values as JSON; UserError if it cannot, or for a number that is not finite."
-    try: text = json.dumps(value, indent=2, allow_nan=False)
-    except ValueError: raise UserError(f"{path} was not written: it would hold a number that is not finite") from None
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError:
+        raise UserError(
+            f"{path} was not written: it would hold a number that is not finite"
+        ) from None
     atomic_write(path, text.encode())
 
 # %% ../nbs/A13_files.ipynb #6aceb7bf
 def read_json_lines(path, kind: Any, mend: str = "take that line out of the file") -> list:
-    "The whole lines of a file of JSON lines as values of `kind`; UserError names the first that is none."
+    """The whole lines of a file of JSON lines as values of `kind`.
+
+    UserError names the first that is none.
+    """
     *lines, _ = read_bytes(path).split(b"\n")
     found = []
     for number, line in enumerate(lines, 1):
-        try: found.append(parse_json(line.decode(), kind))
-        except UnicodeDecodeError: raise UserError(f"line {number} of {path} is damaged (it is not UTF-8 text): {mend}") from None
-        except UserError as error: raise UserError(f"line {number} of {path} is damaged ({error}): {mend}") from None
+        try:
+            found.append(parse_json(line.decode(), kind))
+        except UnicodeDecodeError:
+            raise UserError(
+                f"line {number} of {path} is damaged (it is not UTF-8 text): {mend}"
+            ) from None
+        except UserError as error:
+            raise UserError(f"line {number} of {path} is damaged ({error}): {mend}") from None
     return found
 
 
@@ -187,13 +238,20 @@ SUM = "sha256"
 def digest(parts: Iterable) -> str:
     "SHA-256, in hexadecimal, of texts and of everything that has bytes, in their order."
     found = hashlib.sha256()
-    for part in parts: found.update(part.encode() if isinstance(part, str) else part)
+    for part in parts:
+        found.update(part.encode() if isinstance(part, str) else part)
     return found.hexdigest()
 
 
 def sum_of(arrays: dict[str, np.ndarray]) -> str:
     "The digest of named arrays: names, types, shapes and bytes."
-    parts = ((f"{name} {array.dtype.str} {array.shape};", np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for name, array in sorted(arrays.items()))
+    parts = (
+        (
+            f"{name} {array.dtype.str} {array.shape};",
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8),
+        )
+        for name, array in sorted(arrays.items())
+    )
     return digest(part for pair in parts for part in pair)
 
 
@@ -204,34 +262,54 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path, limit: int = 2**31) -> dict[str, np.ndarray]:
-    "Named arrays without their sum, which is checked if there is one; UserError says what is wrong, without the file's name."
+    """Named arrays without their sum, which is checked if there is one.
+
+    UserError says what is wrong, without the file's name.
+    """
     try:
-        with zipfile.ZipFile(ordinary(path)) as file: _check_headers(file, limit)
-        with np.load(path, allow_pickle=False) as file: arrays = {name: file[name] for name in file.files}
-    except OSError as error: raise UserError(because(error, path)) from error
-    except UserError: raise
-    except Exception as error: raise UserError(f"it is no file of arrays, {type(error).__name__}") from error
+        with zipfile.ZipFile(ordinary(path)) as file:
+            _check_headers(file, limit)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise UserError(because(error, path)) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"it is no file of arrays, {type(error).__name__}") from error
     own = arrays.pop(SUM, None)
-    if own is not None and own.tobytes().hex() != sum_of(arrays): raise UserError("its content does not give the sum that it was written with")
+    if own is not None and own.tobytes().hex() != sum_of(arrays):
+        raise UserError("its content does not give the sum that it was written with")
     return arrays
 
 
 def _check_headers(file: zipfile.ZipFile, limit: int) -> None:
-    "UserError unless every member of an archive is an array as long as its header says, and all together fit the limit."
-    if sum(member.file_size for member in file.infolist()) > limit: raise UserError(f"it is larger than {limit // 2**20} MB, too large for what it should be")
+    """UserError unless every member of an archive is an array as long as its header says, and all
+    together fit the limit.
+    """
+    if sum(member.file_size for member in file.infolist()) > limit:
+        raise UserError(f"it is larger than {limit // 2**20} MB, too large for what it should be")
     for member in file.infolist():
         with file.open(member) as array:
             version = np.lib.format.read_magic(array)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, kind = read_header(array)
-            if kind.hasobject: raise UserError("it holds Python objects, which are not read")
-            if int(np.prod(shape, dtype=object)) * kind.itemsize != member.file_size - array.tell(): raise UserError("an array is shorter or longer than it says")
+            if kind.hasobject:
+                raise UserError("it holds Python objects, which are not read")
+            if int(np.prod(shape, dtype=object)) * kind.itemsize != member.file_size - array.tell():
+                raise UserError("an array is shorter or longer than it says")
 
 # %% ../nbs/A13_files.ipynb #00b68b95
 def say(text: str = "") -> None:
     "Prints a line at once; where nobody reads any more, the program goes on without a word."
-    try: print(text, flush=True)
-    except BrokenPipeError: mute()
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        mute()
 
 
 def mute() -> None:

@@ -17,25 +17,32 @@ import io
 from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
+
 import ipywidgets
 import numpy as np
 import torch
 from PIL import Image
+
 from . import plots
-from .settings import UserError
+from .actor_critic import burn_in, lambda_returns
+from .config import maker
+from .imagination import Dream, DreamState
 from .plots import COLOURS, to_uint8
 from .replay import to_float
-from .world_model import sample_categorical
-from .imagination import Dream, DreamState
-from .actor_critic import burn_in, lambda_returns
 from .runs import generator
+from .settings import UserError
 from .speed import ahead
-from .config import maker
 from .widgets import Gallery, View, action_names, outlined, row
+from .world_model import sample_categorical
 
 # %% ../nbs/A8_futures.ipynb #cc8c7217
 class Story(NamedTuple):
-    "A game so far, real or dreamt: tokens int64 (t,K) of its frames, and of the steps between them actions int64, rewards and endings, each (t-1,)."
+    """A game so far, real or dreamt.
+
+    Tokens int64 (t,K) of its frames, and of the steps between them actions int64, rewards and
+    endings, each (t-1,).
+    """
+
     tokens: torch.Tensor
     actions: torch.Tensor
     rewards: torch.Tensor
@@ -43,72 +50,113 @@ class Story(NamedTuple):
 
     def first(self, count):
         "Its first `count` frames."
-        return Story(self.tokens[:count], *(column[:count - 1] for column in self[1:]))
+        return Story(self.tokens[:count], *(column[: count - 1] for column in self[1:]))
 
     def then(self, futures, which, steps):
         "This game and the first steps of one of its Futures."
-        return Story(*(torch.cat([mine, theirs[which, :steps]]) for mine, theirs in zip(self, futures)))
+        return Story(
+            *(torch.cat([mine, theirs[which, :steps]]) for mine, theirs in zip(self, futures))
+        )
 
 # %% ../nbs/A8_futures.ipynb #38ed404f
 def life(recording, step):
     "First and last step of the game, or the life, that a step of a recording belongs to."
-    if not 0 <= step < len(recording): raise UserError(f"The recording has steps 0 to {len(recording) - 1}, not {step}.")
+    if not 0 <= step < len(recording):
+        raise UserError(f"The recording has steps 0 to {len(recording) - 1}, not {step}.")
     ends = np.flatnonzero(recording.terminated | recording.truncated)
     after = np.searchsorted(ends, step)
-    return int(ends[after - 1]) + 1 if after else 0, int(ends[after]) if after < len(ends) else len(recording) - 1
+    return int(ends[after - 1]) + 1 if after else 0, int(ends[after]) if after < len(ends) else len(
+        recording
+    ) - 1
+
 
 def real_frames(recording, first, last):
     "Frames first to last of a recording, both included, float (t,3,H,W)."
-    return to_float(torch.from_numpy(recording.frames[first:last + 1]).permute(0, 3, 1, 2))
+    return to_float(torch.from_numpy(recording.frames[first : last + 1]).permute(0, 3, 1, 2))
+
 
 @torch.no_grad()
 def read(tokenizer, recording, first, last):
     "The Story of frames first to last of a recording."
-    steps = (torch.from_numpy(column[first:last]) for column in (recording.actions, recording.rewards, recording.terminated))
+    steps = (
+        torch.from_numpy(column[first:last])
+        for column in (recording.actions, recording.rewards, recording.terminated)
+    )
     return Story(tokenizer.encode(real_frames(recording, first, last)), *steps)
 
 # %% ../nbs/A8_futures.ipynb #0b865d3c
 class Unseen:
     "The decoder of dreams that nobody looks at."
-    def decode(self, tokens): "Draws nothing -> None."
+
+    def decode(self, tokens):
+        "Draws nothing -> None."
+
 
 def developer(tokenizer, most=500):
-    "A function from tokens (...,K) to float frames (...,3,H,W) that draws each picture once and remembers some hundreds of them."
+    """A function from tokens (...,K) to float frames (...,3,H,W) that draws each picture once and
+    remembers some hundreds of them.
+    """
     known = {}
+
     @torch.no_grad()
     def develop(tokens):
         names = [tuple(words) for words in tokens.flatten(0, -2).tolist()]
-        if len(known) > most: known.clear()
+        if len(known) > most:
+            known.clear()
         new = [name for name in dict.fromkeys(names) if name not in known]
-        if new: known.update(zip(new, tokenizer.decode(torch.tensor(new))))
+        if new:
+            known.update(zip(new, tokenizer.decode(torch.tensor(new))))
         return torch.stack([known[name] for name in names]).unflatten(0, tokens.shape[:-1])
+
     return develop
 
 # %% ../nbs/A8_futures.ipynb #24ca30a9
 class Futures(NamedTuple):
-    "B ways in which a game may go on for T steps: tokens int64 (B,T,K), actions int64, rewards and endings, each (B,T)."
+    """B ways in which a game may go on for T steps.
+
+    Tokens int64 (B,T,K), actions int64, rewards and endings, each (B,T).
+    """
+
     tokens: torch.Tensor
     actions: torch.Tensor
     rewards: torch.Tensor
     endings: torch.Tensor
 
+
 def wake(dream, story, count):
-    "`count` dreams that have read the last frames of a Story, as many as the dream keeps; nothing is drawn."
+    """`count` dreams that have read the last frames of a Story, as many as the dream keeps.
+
+    Nothing is drawn.
+    """
     kept = min(dream.config.keep_frames, len(story.tokens))
-    tokens, actions = (column[len(column) - n:].expand(count, n, *column.shape[1:]) for column, n in ((story.tokens, kept), (story.actions, kept - 1)))
-    return DreamState(None, tokens[:, -1], dream.world_model.begin(tokens, actions), tokens, actions)
+    tokens, actions = (
+        column[len(column) - n :].expand(count, n, *column.shape[1:])
+        for column, n in ((story.tokens, kept), (story.actions, kept - 1))
+    )
+    return DreamState(
+        None, tokens[:, -1], dream.world_model.begin(tokens, actions), tokens, actions
+    )
 
 # %% ../nbs/A8_futures.ipynb #071dc922
 @torch.no_grad()
 def branch(dream, story, choose, count, steps, seed=0):
-    "Futures of a Story, dreamt in words: `count` at once, `steps` long, under the actions int64 (count,) = choose(step, tokens (count,K))."
-    blind, draw, column = Dream(Unseen(), dream.world_model, dream.sampler, dream.config, dream.draw), generator(seed, "branch"), []
+    """Futures of a Story, dreamt in words.
+
+    `count` at once, `steps` long, under the actions int64 (count,) = choose(step, tokens
+    (count,K)).
+    """
+    blind, draw, column = (
+        Dream(Unseen(), dream.world_model, dream.sampler, dream.config, dream.draw),
+        generator(seed, "branch"),
+        [],
+    )
     state = wake(dream, story, count)
     for step in range(steps):
         actions = choose(step, state.tokens)
         state, rewards, endings = blind.step(state, actions, draw)
         column.append((state.tokens, actions, rewards, endings))
     return Futures(*(torch.stack(part, 1) for part in zip(*column)))
+
 
 def holding(actions):
     "A player for `branch` with fixed actions: int64 (B,) held in every step, or (B,T)."
@@ -118,47 +166,85 @@ def holding(actions):
 def at_temperature(trained, temperature):
     "The dream of a checkpoint with another temperature; it guesses ahead (chapter 11)."
     config = replace(trained.config.imagination, temperature=temperature)
-    return ahead(Dream(*trained.need("tokenizer", "world_model"), maker(trained.config, "token_sampler")(config), config))
+    return ahead(
+        Dream(
+            *trained.need("tokenizer", "world_model"),
+            maker(trained.config, "token_sampler")(config),
+            config,
+        )
+    )
 
 # %% ../nbs/A8_futures.ipynb #ffcc11b1
 class Comparison(NamedTuple):
-    "The same T frames three times, float (T,3,H,W): real, what their words draw, dreamt; the wrong words bool (T,K) and the mean distance of a pixel in each square (T,K)."
+    """The same T frames three times, float (T,3,H,W): real, what their words draw, dreamt.
+
+    The wrong words bool (T,K) and the mean distance of a pixel in each square (T,K).
+    """
+
     real: torch.Tensor
     spelt: torch.Tensor
     dreamt: torch.Tensor
     wrong: torch.Tensor
     apart: torch.Tensor
 
+
 def square_errors(one, other, grid):
     "Mean absolute difference of a pixel in each square of frames (T,3,H,W): (T,K)."
-    return (one - other).abs().mean(1).unflatten(2, (grid, -1)).unflatten(1, (grid, -1)).mean((2, 4)).flatten(1)
+    return (
+        (one - other)
+        .abs()
+        .mean(1)
+        .unflatten(2, (grid, -1))
+        .unflatten(1, (grid, -1))
+        .mean((2, 4))
+        .flatten(1)
+    )
+
 
 def reenact(dream, story, seen=2, seed=0):
-    "The Story of a dream that is given the first `seen` frames of a real Story and all of its actions."
-    play = holding(story.actions[None, seen - 1:])
-    return story.first(seen).then(branch(dream, story.first(seen), play, 1, len(story.tokens) - seen, seed), 0, None)
+    """The Story of a dream that is given the first `seen` frames of a real Story and all of its
+    actions.
+    """
+    play = holding(story.actions[None, seen - 1 :])
+    return story.first(seen).then(
+        branch(dream, story.first(seen), play, 1, len(story.tokens) - seen, seed), 0, None
+    )
 
 # %% ../nbs/A8_futures.ipynb #be9d2cb3
 def compare(tokenizer, develop, real, story, dreamt):
     "The Comparison of a real Story, its frames (T,3,H,W), and a dreamt Story of the same length."
     spelt, drawn = develop(story.tokens), develop(dreamt.tokens)
-    return Comparison(real, spelt, drawn, dreamt.tokens != story.tokens, square_errors(spelt, drawn, tokenizer.grid))
+    return Comparison(
+        real,
+        spelt,
+        drawn,
+        dreamt.tokens != story.tokens,
+        square_errors(spelt, drawn, tokenizer.grid),
+    )
+
 
 def first_divergence(apart, tolerance=0.02):
-    "(step, square) where a dream first goes wrong, the worst square of the first step with one further away than `tolerance`; None if none is. apart (T,K)."
+    """(step, square) where a dream first goes wrong, the worst square of the first step with one
+    further away than `tolerance`; None if none is. apart (T,K).
+    """
     steps = (apart > tolerance).any(1).nonzero().flatten().tolist()
     return (steps[0], int(apart[steps[0]].argmax())) if steps else None
 
 # %% ../nbs/A8_futures.ipynb #edfbf429
 GIVEN, GAIN, LOSS, END = "#009E73", "#E69F00", "#0072B2", "#D55E00"
 
+
 def rgb(colour):
     "A colour #rrggbb as three numbers 0 to 255."
     return tuple(bytes.fromhex(colour[1:]))
 
+
 def event(reward, ending):
     "What a step brought, in words: +1, -1, end, or nothing."
-    return " ".join(filter(None, [f"{float(reward):+g}" if reward else "", "end" if ending else ""]))
+    return " ".join(
+        filter(None, [f"{float(reward):+g}" if reward else "", "end" if ending else ""])
+    )
+
 
 def events(rewards, endings):
     "`event` of each of T steps (T,), with nothing for the frame before the first: T+1 words."
@@ -168,42 +254,90 @@ def events(rewards, endings):
 def framed(frame, colour=None, faded=False):
     "A frame as uint8 (H,W,3) with a border in a colour, or faded to nearly white."
     picture = to_uint8(frame).copy()
-    if faded: picture = (picture * 0.25 + 191).astype(np.uint8)
-    if colour is None: return picture
-    for side in range(max(1, len(picture) // 32)): picture[[side, -1 - side]] = picture[:, [side, -1 - side]] = rgb(colour)
+    if faded:
+        picture = (picture * 0.25 + 191).astype(np.uint8)
+    if colour is None:
+        return picture
+    for side in range(max(1, len(picture) // 32)):
+        picture[[side, -1 - side]] = picture[:, [side, -1 - side]] = rgb(colour)
     return picture
+
 
 def number_slider(value, low, high, step, name):
     "A slider for a number that waits until it is let go."
-    return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=name, continuous_update=False, style={"description_width": "90px"})
+    return ipywidgets.FloatSlider(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=name,
+        continuous_update=False,
+        style={"description_width": "90px"},
+    )
+
 
 def whole_slider(value, low, high, name):
     "A slider for a whole number that waits until it is let go."
-    return ipywidgets.IntSlider(value=value, min=low, max=high, description=name, continuous_update=False, style={"description_width": "90px"})
+    return ipywidgets.IntSlider(
+        value=value,
+        min=low,
+        max=high,
+        description=name,
+        continuous_update=False,
+        style={"description_width": "90px"},
+    )
 
 # %% ../nbs/A8_futures.ipynb #736a3320
 class Reenactment(View):
-    "One start, the same actions, real and dreamt: the controls, the comparison, and where the dream first goes wrong in words; nothing is drawn."
+    """One start, the same actions, real and dreamt.
+
+    The controls, the comparison, and where the dream first goes wrong in words; nothing is drawn.
+    """
+
     def __init__(self, trained, recording, start=0, steps=10, seen=2, tolerance=0.02):
-        self.trained, self.recording, self.steps, self.seen, self.tolerance = trained, recording, steps, seen, tolerance
+        self.trained, self.recording, self.steps, self.seen, self.tolerance = (
+            trained,
+            recording,
+            steps,
+            seen,
+            tolerance,
+        )
         self.tokenizer, self.develop = trained.dream.tokenizer, developer(trained.dream.tokenizer)
         self.start = whole_slider(start, 0, len(recording) - 1, "start")
-        self.temperature, self.dice = number_slider(1, 0.1, 3, 0.1, "temperature"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
+        self.temperature, self.dice = (
+            number_slider(1, 0.1, 3, 0.1, "temperature"),
+            ipywidgets.BoundedIntText(0, 0, 9999, description="dice"),
+        )
         super().__init__(self.start, self.temperature, self.dice)
         self.when(self.start, self.begin)
-        for control in (self.temperature, self.dice): self.when(control, self.redraw)
+        for control in (self.temperature, self.dice):
+            self.when(control, self.redraw)
 
     def begin(self):
         "Read the real game from another start."
-        first, last = self.start.value, min(life(self.recording, self.start.value)[1], self.start.value + self.steps)
-        if last - first < self.seen: raise UserError(f"The game ends {last - first} steps after frame {first}, and a dream is given {self.seen} frames: begin earlier.")
-        self.real, self.story = real_frames(self.recording, first, last), read(self.tokenizer, self.recording, first, last)
+        first, last = (
+            self.start.value,
+            min(life(self.recording, self.start.value)[1], self.start.value + self.steps),
+        )
+        if last - first < self.seen:
+            raise UserError(
+                f"The game ends {last - first} steps after frame {first}, and a dream is given {self.seen} frames: begin earlier."
+            )
+        self.real, self.story = (
+            real_frames(self.recording, first, last),
+            read(self.tokenizer, self.recording, first, last),
+        )
         self.redraw()
 
     def redraw(self):
         "Dream anew, with the dice and the temperature that are set."
         self.say("Dreaming …")
-        self.dreamt = reenact(at_temperature(self.trained, self.temperature.value), self.story, self.seen, self.dice.value)
+        self.dreamt = reenact(
+            at_temperature(self.trained, self.temperature.value),
+            self.story,
+            self.seen,
+            self.dice.value,
+        )
         self.found = compare(self.tokenizer, self.develop, self.real, self.story, self.dreamt)
         self.where = first_divergence(self.found.apart, self.tolerance)
         self.show()
@@ -214,23 +348,40 @@ class Reenactment(View):
 
     def verdict(self):
         "Where the dream first goes wrong, in words."
-        if not self.where: return f"In no step is a square of the dream off by more than {self.tolerance:g}."
+        if not self.where:
+            return f"In no step is a square of the dream off by more than {self.tolerance:g}."
         step, square = self.where
         return f"The dream first goes wrong in step {step}, row {square // self.tokenizer.grid + 1}, column {square % self.tokenizer.grid + 1}."
 
 # %% ../nbs/A8_futures.ipynb #aadd602a
 def word_map(wrong, visible):
-    "The words of T frames as pictures uint8 (T,grid,grid,3), a pixel for each: grey right, orange wrong, vermilion wrong and visible; both bool (T,K), K = grid·grid."
-    colours = np.array([rgb("#DDDDDD"), rgb(GAIN), rgb(END)], np.uint8)[(wrong.int() + visible).numpy()]
+    """The words of T frames as pictures uint8 (T,grid,grid,3), a pixel for each.
+
+    Grey right, orange wrong, vermilion wrong and visible; both bool (T,K), K = grid·grid.
+    """
+    colours = np.array([rgb("#DDDDDD"), rgb(GAIN), rgb(END)], np.uint8)[
+        (wrong.int() + visible).numpy()
+    ]
     return colours.reshape(len(wrong), round(wrong.shape[1] ** 0.5), -1, 3)
 
 # %% ../nbs/A8_futures.ipynb #e854e683
 class ReenactmentFilm(Reenactment):
-    "A Reenactment in four rows: the real game, what its words draw, the dream, and a map of the dream's words, with the errors of every step."
+    """A Reenactment in four rows.
+
+    The real game, what its words draw, the dream, and a map of the dream's words, with the errors
+    of every step.
+    """
+
     def __init__(self, trained, recording, start=0, steps=10, seen=2, tolerance=0.02):
-        titles = {"real game": "real game", "words": "what its words draw · bar: pixel error", "dream": "dream, same actions · bar: pixel error, dashed where it first goes wrong",
-                  "words of the dream": "words of the dream: grey right, orange wrong, red wrong and seen · bar: share wrong"}
-        self.film = {name: Gallery(title=title, pickable=True, gap=4) for name, title in titles.items()}
+        titles = {
+            "real game": "real game",
+            "words": "what its words draw · bar: pixel error",
+            "dream": "dream, same actions · bar: pixel error, dashed where it first goes wrong",
+            "words of the dream": "words of the dream: grey right, orange wrong, red wrong and seen · bar: share wrong",
+        }
+        self.film = {
+            name: Gallery(title=title, pickable=True, gap=4) for name, title in titles.items()
+        }
         super().__init__(trained, recording, start, steps, seen, tolerance)
         self.children = [*self.children[:-1], *self.film.values(), self.voice]
 
@@ -241,38 +392,99 @@ class ReenactmentFilm(Reenactment):
 
     def show_films(self):
         "Draw the four rows."
-        found, blur, error = self.found, *((frames - self.real).abs().mean((1, 2, 3)).tolist() for frames in (self.found.spelt, self.found.dreamt))
+        found, blur, error = (
+            self.found,
+            *(
+                (frames - self.real).abs().mean((1, 2, 3)).tolist()
+                for frames in (self.found.spelt, self.found.dreamt)
+            ),
+        )
         visible, scale = found.wrong & (found.apart > self.tolerance), max(*blur, *error, 1e-6)
-        told, heard, marked = events(*self.story[2:]), events(*self.dreamt[2:]), [self.where[0]] if self.where else []
+        told, heard, marked = (
+            events(*self.story[2:]),
+            events(*self.dreamt[2:]),
+            [self.where[0]] if self.where else [],
+        )
         counts, count = found.wrong.sum(1).tolist(), found.wrong.shape[1]
-        self.show_film("real game", self.given(found.real), [f"{t} {word}" for t, word in enumerate(told)], told)
-        self.show_film("words", found.spelt, [f"{x:.3f}" for x in blur], [f"pixel error {x:.3f}" for x in blur], bars=[x / scale for x in blur])
-        self.show_film("dream", self.given(found.dreamt), [f"{x:.3f} {word}" for x, word in zip(error, heard)],
-                       [f"pixel error {x:.3f} {word}" for x, word in zip(error, heard)], bars=[x / scale for x in error], marked=marked)
-        self.show_film("words of the dream", word_map(found.wrong, visible), [f"{n} of {count}" for n in counts],
-                       [f"{n} wrong, {m} of them seen" for n, m in zip(counts, visible.sum(1).tolist())], bars=[n / count for n in counts], marked=marked)
+        self.show_film(
+            "real game",
+            self.given(found.real),
+            [f"{t} {word}" for t, word in enumerate(told)],
+            told,
+        )
+        self.show_film(
+            "words",
+            found.spelt,
+            [f"{x:.3f}" for x in blur],
+            [f"pixel error {x:.3f}" for x in blur],
+            bars=[x / scale for x in blur],
+        )
+        self.show_film(
+            "dream",
+            self.given(found.dreamt),
+            [f"{x:.3f} {word}" for x, word in zip(error, heard)],
+            [f"pixel error {x:.3f} {word}" for x, word in zip(error, heard)],
+            bars=[x / scale for x in error],
+            marked=marked,
+        )
+        self.show_film(
+            "words of the dream",
+            word_map(found.wrong, visible),
+            [f"{n} of {count}" for n in counts],
+            [f"{n} wrong, {m} of them seen" for n, m in zip(counts, visible.sum(1).tolist())],
+            bars=[n / count for n in counts],
+            marked=marked,
+        )
 
     def given(self, frames):
         "Frames (T,3,H,W) as uint8, those that the dream is given with a green border."
-        return np.stack([framed(frame, GIVEN if t < self.seen else None) for t, frame in enumerate(frames)])
+        return np.stack(
+            [framed(frame, GIVEN if t < self.seen else None) for t, frame in enumerate(frames)]
+        )
 
     def show_film(self, name, pictures, texts, words, **traits):
         "Draw one row, a label in words for each picture."
-        labels = [f"{name}, step {t}" + ", given" * (t < self.seen) + (f", {word}" if word else "") for t, word in enumerate(words)]
-        self.film[name].show(pictures, columns=len(labels), zoom=64 / to_uint8(pictures).shape[2], texts=texts, labels=labels, **traits)
+        labels = [
+            f"{name}, step {t}" + ", given" * (t < self.seen) + (f", {word}" if word else "")
+            for t, word in enumerate(words)
+        ]
+        self.film[name].show(
+            pictures,
+            columns=len(labels),
+            zoom=64 / to_uint8(pictures).shape[2],
+            texts=texts,
+            labels=labels,
+            **traits,
+        )
 
 # %% ../nbs/A8_futures.ipynb #c776ba46
 class RealityAgainstDream(ReenactmentFilm):
-    "One start, the same actions: the real game, what its words draw, and a dream, with the errors of every step and where the dream first goes wrong (Figure 3)."
+    """One start, the same actions.
+
+    The real game, what its words draw, and a dream, with the errors of every step and where the
+    dream first goes wrong (Figure 3).
+    """
+
     def __init__(self, trained, recording, start=0, steps=10, seen=2, tolerance=0.02):
         self.step = ipywidgets.IntSlider(min=0, max=steps, description="step")
-        self.large = [Gallery(title=title, zoom=176 / recording.frames.shape[1]) for title in ("real game", "its words", "dream", "dream against words")]
+        self.large = [
+            Gallery(title=title, zoom=176 / recording.frames.shape[1])
+            for title in ("real game", "its words", "dream", "dream against words")
+        ]
         super().__init__(trained, recording, start, steps, seen, tolerance)
-        self.children = [row(self.start, self.step), row(self.temperature, self.dice), row(*self.large), *self.film.values(), self.voice]
+        self.children = [
+            row(self.start, self.step),
+            row(self.temperature, self.dice),
+            row(*self.large),
+            *self.film.values(),
+            self.voice,
+        ]
         self.when(self.step, self.look)
-        for gallery in self.film.values(): self.when(gallery, lambda gallery=gallery: self.turn(gallery.chosen), "chosen")
+        for gallery in self.film.values():
+            self.when(gallery, lambda gallery=gallery: self.turn(gallery.chosen), "chosen")
         self.begin()
-        if self.where: self.step.value = self.where[0]
+        if self.where:
+            self.step.value = self.where[0]
 
     def show(self):
         "Draw the four rows, let the slider reach their last step, and look at its step."
@@ -282,31 +494,63 @@ class RealityAgainstDream(ReenactmentFilm):
 
     def turn(self, step):
         "Go to a step that was pressed."
-        if step >= 0: self.step.value = step
+        if step >= 0:
+            self.step.value = step
 
     def look(self):
         "Show one step large, and say what it shows."
         found, step, grid = self.found, self.step.value, self.tokenizer.grid
-        for gallery in self.film.values(): gallery.chosen = step
+        for gallery in self.film.values():
+            gallery.chosen = step
         far, worst = found.apart[step].max().item(), int(found.apart[step].argmax())
-        dream = outlined(found.dreamt[step], worst, grid) if far > self.tolerance else to_uint8(found.dreamt[step])
+        dream = (
+            outlined(found.dreamt[step], worst, grid)
+            if far > self.tolerance
+            else to_uint8(found.dreamt[step])
+        )
         change = 0.9 - 2 * (found.spelt[step] - found.dreamt[step]).abs()
-        for gallery, picture in zip(self.large, (found.real[step], found.spelt[step], dream, change)): gallery.show(picture[None], labels=[f"step {step}"])
-        self.say(f"Step {step} from frame {self.start.value}: {found.wrong[step].sum()} of {grid * grid} words are wrong; the worst square is off by {far:.3f} a pixel. {self.verdict()}")
+        for gallery, picture in zip(
+            self.large, (found.real[step], found.spelt[step], dream, change)
+        ):
+            gallery.show(picture[None], labels=[f"step {step}"])
+        self.say(
+            f"Step {step} from frame {self.start.value}: {found.wrong[step].sum()} of {grid * grid} words are wrong; the worst square is off by {far:.3f} a pixel. {self.verdict()}"
+        )
 
 # %% ../nbs/A8_futures.ipynb #d89ba480
 def distinct(futures):
-    "The different ones among B futures, in their order, and how often each occurs: (Futures, list of int)."
-    names = list(map(tuple, torch.cat([futures.tokens.flatten(1), futures.actions, futures.rewards, futures.endings], 1).tolist()))
+    """The different ones among B futures, in their order, and how often each occurs.
+
+    (Futures, list of int).
+    """
+    names = list(
+        map(
+            tuple,
+            torch.cat(
+                [futures.tokens.flatten(1), futures.actions, futures.rewards, futures.endings], 1
+            ).tolist(),
+        )
+    )
     counts = Counter(names)
-    return Futures(*(column[[names.index(name) for name in counts]] for column in futures)), list(counts.values())
+    return Futures(*(column[[names.index(name) for name in counts]] for column in futures)), list(
+        counts.values()
+    )
+
 
 def over(endings):
-    "Where frames come after the end of their game: endings bool (B,T) → bool (B,T); the frame that ends it is not yet over."
+    """Where frames come after the end of their game: endings bool (B,T) → bool (B,T).
+
+    The frame that ends it is not yet over.
+    """
     return endings.cumsum(1) - endings.long() > 0
 
+
 class Opinion(NamedTuple):
-    "What a policy thinks at the end of a story: probabilities of the actions (A,), the value of the frame, and its state."
+    """What a policy thinks at the end of a story.
+
+    Probabilities of the actions (A,), the value of the frame, and its state.
+    """
+
     shares: torch.Tensor
     value: float
     state: tuple
@@ -319,6 +563,7 @@ def opinion(policy, develop, story):
     logits, value, state = policy(frames[:, -1], burn_in(policy, frames[:, :-1]))
     return Opinion(logits[0].softmax(-1), value.item(), state)
 
+
 @torch.no_grad()
 def appraise(policy, develop, thought, futures):
     "The values (B,T) of the frames of Futures, for a policy with this Opinion of what came before."
@@ -327,14 +572,25 @@ def appraise(policy, develop, thought, futures):
 
 # %% ../nbs/A8_futures.ipynb #e2df283f
 def acting(policy, develop, thought, count, seed=0):
-    "A player for `branch`: a policy with this Opinion plays `count` games, each by dice of its own."
-    draw, logits, state = generator(seed, "acting"), thought.shares.log().expand(count, -1), tuple(part.expand(count, *part.shape[1:]) for part in thought.state)
+    """A player for `branch`.
+
+    A policy with this Opinion plays `count` games, each by dice of its own.
+    """
+    draw, logits, state = (
+        generator(seed, "acting"),
+        thought.shares.log().expand(count, -1),
+        tuple(part.expand(count, *part.shape[1:]) for part in thought.state),
+    )
+
     @torch.no_grad()
     def choose(step, tokens):
         nonlocal logits, state
-        if step: logits, _, state = policy(develop(tokens), state)
+        if step:
+            logits, _, state = policy(develop(tokens), state)
         return sample_categorical(logits, draw)
+
     return choose
+
 
 def idling(count, actions, seed=0):
     "A player for `branch` that draws any of `actions` buttons in each step of `count` games."
@@ -343,62 +599,127 @@ def idling(count, actions, seed=0):
 
 # %% ../nbs/A8_futures.ipynb #c2ec759e
 def eventful(frames, rewards, endings):
-    "Frames (T,3,H,W) after T steps as uint8, each framed by what its step brought, faded after an ending."
+    """Frames (T,3,H,W) after T steps as uint8, each framed by what its step brought, faded after an
+    ending.
+    """
     late = over(endings[None])[0]
-    colours = [END if ending else GAIN if reward > 0 else LOSS if reward < 0 else None for reward, ending in zip(rewards, endings)]
-    return np.stack([framed(frame, None if gone else colour, gone) for frame, colour, gone in zip(frames, colours, late.tolist())])
+    colours = [
+        END if ending else GAIN if reward > 0 else LOSS if reward < 0 else None
+        for reward, ending in zip(rewards, endings)
+    ]
+    return np.stack(
+        [
+            framed(frame, None if gone else colour, gone)
+            for frame, colour, gone in zip(frames, colours, late.tolist())
+        ]
+    )
 
 # %% ../nbs/A8_futures.ipynb #52c38a60
 def opinion_in_words(thought, names):
     "An Opinion of a frame as a sentence, with the names of the actions; None stands for no policy."
-    if thought is None: return "This checkpoint holds no policy: no values, no probabilities."
+    if thought is None:
+        return "This checkpoint holds no policy: no values, no probabilities."
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, thought.shares.tolist()))
     return f"To the agent this frame is worth {thought.value:.2f}; it would press {shares}."
 
+
 def future_names(futures, counts, thought, names):
-    "What each of B Futures is called: its first action, how likely it is to the agent, how often the future came out: B words."
-    first, shares = futures.actions[:, 0].tolist(), thought.shares.tolist() if thought is not None else None
-    return [names[action] + (f"\n{shares[action]:.0%}" if shares else "") + (f" ×{count}" if count > 1 else "") for action, count in zip(first, counts)]
+    """What each of B Futures is called.
+
+    Its first action, how likely it is to the agent, how often the future came out: B words.
+    """
+    first, shares = (
+        futures.actions[:, 0].tolist(),
+        thought.shares.tolist() if thought is not None else None,
+    )
+    return [
+        names[action]
+        + (f"\n{shares[action]:.0%}" if shares else "")
+        + (f" ×{count}" if count > 1 else "")
+        for action, count in zip(first, counts)
+    ]
+
 
 def frame_words(rewards, endings, worth=None):
-    "The words under T dreamt frames: their values, if a policy gave any, and what happened; all (T,)."
+    """The words under T dreamt frames: their values, if a policy gave any, and what happened.
+
+    All (T,).
+    """
     happened = [event(*step) for step in zip(rewards, endings)]
-    return happened if worth is None else [f"V {value:.2f}\n{word}" for value, word in zip(worth, happened)]
+    return (
+        happened
+        if worth is None
+        else [f"V {value:.2f}\n{word}" for value, word in zip(worth, happened)]
+    )
 
 # %% ../nbs/A8_futures.ipynb #9946b172
 class Crossroads(View):
-    "Where a game stands, and the controls that say who plays on from there, how often and how long; nothing is dreamt yet."
+    """Where a game stands, and the controls that say who plays on from there, how often and how
+    long; nothing is dreamt yet.
+    """
+
     def __init__(self, trained, recording, start=0, samples=1, steps=4):
         self.trained, self.recording, self.policy = trained, recording, trained.actor_critic
-        self.tokenizer, self.develop, self.names = trained.dream.tokenizer, developer(trained.dream.tokenizer), action_names(trained.config)
+        self.tokenizer, self.develop, self.names = (
+            trained.dream.tokenizer,
+            developer(trained.dream.tokenizer),
+            action_names(trained.config),
+        )
         self.start = whole_slider(start, 0, len(recording) - 1, "start")
-        self.samples, self.steps = (whole_slider(count, 1, max(8, count), name) for count, name in ((samples, "samples"), (steps, "steps")))
-        self.mode = ipywidgets.Dropdown(options=["each button held", "random buttons", *["the agent plays"] * (self.policy is not None)], description="actions")
-        self.temperature, self.dice = number_slider(1, 0.1, 3, 0.1, "temperature"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
-        super().__init__(self.start, self.mode, self.samples, self.steps, self.temperature, self.dice)
+        self.samples, self.steps = (
+            whole_slider(count, 1, max(8, count), name)
+            for count, name in ((samples, "samples"), (steps, "steps"))
+        )
+        self.mode = ipywidgets.Dropdown(
+            options=[
+                "each button held",
+                "random buttons",
+                *["the agent plays"] * (self.policy is not None),
+            ],
+            description="actions",
+        )
+        self.temperature, self.dice = (
+            number_slider(1, 0.1, 3, 0.1, "temperature"),
+            ipywidgets.BoundedIntText(0, 0, 9999, description="dice"),
+        )
+        super().__init__(
+            self.start, self.mode, self.samples, self.steps, self.temperature, self.dice
+        )
         self.when(self.start, self.begin)
 
     story = property(lambda self: self.path[-1], doc="The game as far as it was chosen.")
 
     def begin(self):
-        "Begin from another frame of the recording, with the real frames before it that dream and policy read."
-        before = max(self.trained.config.imagination.keep_frames - 1, self.trained.config.actor_critic.burn_in if self.policy else 0)
+        """Begin from another frame of the recording, with the real frames before it that dream and
+        policy read.
+        """
+        before = max(
+            self.trained.config.imagination.keep_frames - 1,
+            self.trained.config.actor_critic.burn_in if self.policy else 0,
+        )
         first = max(life(self.recording, self.start.value)[0], self.start.value - before)
         self.path = [read(self.tokenizer, self.recording, first, self.start.value)]
 
     def player(self, count, thought=None):
-        "The player that was chosen, for `count` games; the agent plays with this Opinion of the story."
-        if self.mode.value == "the agent plays": return acting(self.policy, self.develop, thought, count, self.dice.value)
-        if self.mode.value == "random buttons": return idling(count, len(self.names), self.dice.value)
+        """The player that was chosen, for `count` games.
+
+        The agent plays with this Opinion of the story.
+        """
+        if self.mode.value == "the agent plays":
+            return acting(self.policy, self.develop, thought, count, self.dice.value)
+        if self.mode.value == "random buttons":
+            return idling(count, len(self.names), self.dice.value)
         return holding(torch.arange(len(self.names)).repeat_interleave(self.samples.value))
 
 # %% ../nbs/A8_futures.ipynb #8a340d0d
 class ToldFutures(Crossroads):
     "A Crossroads whose futures are dreamt, within a budget of frames, and summed up in words."
+
     def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
         super().__init__(trained, recording, start, samples, steps)
         self.budget = budget
-        for control in (self.mode, self.samples, self.steps, self.temperature, self.dice): self.when(control, self.expand)
+        for control in (self.mode, self.samples, self.steps, self.temperature, self.dice):
+            self.when(control, self.expand)
 
     def begin(self):
         "Begin from another frame of the recording, and dream on from it."
@@ -407,13 +728,25 @@ class ToldFutures(Crossroads):
 
     def expand(self):
         "Dream the futures of the game as it stands."
-        count, steps = self.samples.value * (len(self.names) if self.mode.value == "each button held" else 1), self.steps.value
-        if count * steps > self.budget: raise UserError(f"{count} futures of {steps} steps are {count * steps} frames, over the budget of {self.budget}: take fewer samples or steps.")
+        count, steps = (
+            self.samples.value * (len(self.names) if self.mode.value == "each button held" else 1),
+            self.steps.value,
+        )
+        if count * steps > self.budget:
+            raise UserError(
+                f"{count} futures of {steps} steps are {count * steps} frames, over the budget of {self.budget}: take fewer samples or steps."
+            )
         self.say("Dreaming …")
         self.thought = opinion(self.policy, self.develop, self.story) if self.policy else None
         dream = at_temperature(self.trained, self.temperature.value)
-        self.futures, self.counts = distinct(branch(dream, self.story, self.player(count, self.thought), count, steps, self.dice.value))
-        self.worth = appraise(self.policy, self.develop, self.thought, self.futures) if self.policy else None
+        self.futures, self.counts = distinct(
+            branch(
+                dream, self.story, self.player(count, self.thought), count, steps, self.dice.value
+            )
+        )
+        self.worth = (
+            appraise(self.policy, self.develop, self.thought, self.futures) if self.policy else None
+        )
         self.show()
 
     def show(self):
@@ -422,17 +755,30 @@ class ToldFutures(Crossroads):
 
     def summary(self):
         "Where the game stands, what its futures bring, and what the agent thinks of it, in words."
-        dreamt, (_, _, rewards, endings) = len(self.story.tokens) - len(self.path[0].tokens), self.futures
-        gains, losses, ends = (which.any(1).sum().item() for which in (rewards > 0, rewards < 0, endings))
+        dreamt, (_, _, rewards, endings) = (
+            len(self.story.tokens) - len(self.path[0].tokens),
+            self.futures,
+        )
+        gains, losses, ends = (
+            which.any(1).sum().item() for which in (rewards > 0, rewards < 0, endings)
+        )
         found = f"Of {len(self.counts)} different futures {gains} bring a gain, {losses} a loss, {ends} an ending."
         return f"Frame {self.start.value} and {dreamt} dreamt steps. {found} {opinion_in_words(self.thought, self.names)}"
 
 # %% ../nbs/A8_futures.ipynb #f1a9c492
 class FutureTree(ToldFutures):
-    "ToldFutures, drawn: the last frames of the game so far, and a row for each future with rewards, endings and the agent's values."
+    """ToldFutures, drawn.
+
+    The last frames of the game so far, and a row for each future with rewards, endings and the
+    agent's values.
+    """
+
     def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
         zoom = 64 / recording.frames.shape[1]
-        self.way, self.tree = Gallery(title="the game so far", columns=12, gap=4, zoom=zoom), Gallery(pickable=True, gap=4, zoom=zoom)
+        self.way, self.tree = (
+            Gallery(title="the game so far", columns=12, gap=4, zoom=zoom),
+            Gallery(pickable=True, gap=4, zoom=zoom),
+        )
         super().__init__(trained, recording, start, samples, steps, budget)
         self.children = [*self.children[:-1], self.way, self.tree, self.voice]
 
@@ -446,31 +792,78 @@ class FutureTree(ToldFutures):
         "Draw the last frames of the game so far; the real ones have a green border."
         real, total = len(self.path[0].tokens), len(self.story.tokens)
         words, shown = events(*self.story[2:]), range(max(0, total - most), total)
-        frames = self.develop(self.story.tokens[shown.start:])
-        pictures = [framed(frame, GIVEN) if t < real else eventful(frame[None], self.story.rewards[t - 1:t], self.story.endings[t - 1:t])[0] for t, frame in zip(shown, frames)]
-        texts = [" ".join(filter(None, [self.names[self.story.actions[t - 1]] if t else "", words[t]])) for t in shown]
-        self.way.show(np.stack(pictures), texts=texts, labels=[f"{'real' if t < real else 'dreamt'} frame {t - real + 1}, {text}" for t, text in zip(shown, texts)])
+        frames = self.develop(self.story.tokens[shown.start :])
+        pictures = [
+            framed(frame, GIVEN)
+            if t < real
+            else eventful(
+                frame[None], self.story.rewards[t - 1 : t], self.story.endings[t - 1 : t]
+            )[0]
+            for t, frame in zip(shown, frames)
+        ]
+        texts = [
+            " ".join(filter(None, [self.names[self.story.actions[t - 1]] if t else "", words[t]]))
+            for t in shown
+        ]
+        self.way.show(
+            np.stack(pictures),
+            texts=texts,
+            labels=[
+                f"{'real' if t < real else 'dreamt'} frame {t - real + 1}, {text}"
+                for t, text in zip(shown, texts)
+            ],
+        )
 
     def show_tree(self):
         "Draw a row for each future: where it starts, then its frames."
-        futures, now = self.futures, framed(self.develop(self.story.tokens[-1:])[0], GIVEN if len(self.path) == 1 else None)
+        futures, now = (
+            self.futures,
+            framed(self.develop(self.story.tokens[-1:])[0], GIVEN if len(self.path) == 1 else None),
+        )
         pictures, texts, labels = [], [], []
-        for b, (name, frames) in enumerate(zip(future_names(futures, self.counts, self.thought, self.names), self.develop(futures.tokens))):
-            words = frame_words(futures.rewards[b], futures.endings[b], self.worth[b] if self.policy else None)
+        for b, (name, frames) in enumerate(
+            zip(
+                future_names(futures, self.counts, self.thought, self.names),
+                self.develop(futures.tokens),
+            )
+        ):
+            words = frame_words(
+                futures.rewards[b], futures.endings[b], self.worth[b] if self.policy else None
+            )
             pictures += [now, *eventful(frames, futures.rewards[b], futures.endings[b])]
             texts += [name, *words]
-            labels += [f"Future {b + 1}, {name}, begins here"] + [f"Future {b + 1}, step {t + 1}, {self.names[futures.actions[b, t]]}, {word}" for t, word in enumerate(words)]
+            labels += [f"Future {b + 1}, {name}, begins here"] + [
+                f"Future {b + 1}, step {t + 1}, {self.names[futures.actions[b, t]]}, {word}"
+                for t, word in enumerate(words)
+            ]
         labels = [label.strip(", \n").replace("\n", ", ") for label in labels]
         title = f"{sum(self.counts)} futures, {len(self.counts)} different · press a frame to go on from it"
-        self.tree.show(np.stack(pictures), columns=self.steps.value + 1, texts=texts, labels=labels, chosen=-1, title=title)
+        self.tree.show(
+            np.stack(pictures),
+            columns=self.steps.value + 1,
+            texts=texts,
+            labels=labels,
+            chosen=-1,
+            title=title,
+        )
 
 # %% ../nbs/A8_futures.ipynb #4751f929
 class ManyFutures(FutureTree):
-    "From one frame every button and several games for each, as rows of a tree with rewards, endings and the agent's values; press a frame to go on from there (Figures 2 and 4)."
+    """From one frame every button and several games for each, as rows of a tree with rewards,
+    endings and the agent's values; press a frame to go on from there (Figures 2 and 4).
+    """
+
     def __init__(self, trained, recording, start=0, samples=1, steps=4, budget=64):
         super().__init__(trained, recording, start, samples, steps, budget)
         self.back = ipywidgets.Button(description="back")
-        self.children = [row(self.start, self.mode), row(self.samples, self.steps), row(self.temperature, self.dice, self.back), self.way, self.tree, self.voice]
+        self.children = [
+            row(self.start, self.mode),
+            row(self.samples, self.steps),
+            row(self.temperature, self.dice, self.back),
+            self.way,
+            self.tree,
+            self.voice,
+        ]
         self.when(self.tree, self.tell, "chosen")
         self.when(self.tree, self.go_on)
         self.when(self.back, self.go_back)
@@ -478,66 +871,110 @@ class ManyFutures(FutureTree):
 
     def tell(self):
         "Say what the chosen frame shows, or where the game stands."
-        self.say(f"{self.tree.labels[self.tree.chosen]}. Press it to go on from there." if self.tree.chosen >= 0 else self.summary())
+        self.say(
+            f"{self.tree.labels[self.tree.chosen]}. Press it to go on from there."
+            if self.tree.chosen >= 0
+            else self.summary()
+        )
 
     def go_on(self):
         "Go on from the frame that was pressed."
         which, step = divmod(self.tree.chosen, self.tree.columns)
-        if step == 0: raise UserError("Here the game stands already: press a frame to the right of it.")
-        if self.futures.endings[which, :step].any(): raise UserError("In this future the game is over by then: nothing comes after it.")
+        if step == 0:
+            raise UserError("Here the game stands already: press a frame to the right of it.")
+        if self.futures.endings[which, :step].any():
+            raise UserError("In this future the game is over by then: nothing comes after it.")
         self.path.append(self.story.then(self.futures, which, step))
         self.expand()
 
     def go_back(self):
         "Go back to where the last future was chosen."
-        if len(self.path) == 1: raise UserError("This is the real frame: nothing lies before it that was chosen.")
+        if len(self.path) == 1:
+            raise UserError("This is the real frame: nothing lies before it that was chosen.")
         self.path.pop()
         self.expand()
 
 # %% ../nbs/A8_futures.ipynb #2fe23802
 def n_step_weights(count, lam):
-    "Weights of the n-step returns, n = 1 … count, in a λ-return: (1-λ)λ^(n-1), the last one all that is left; they sum to 1."
+    """Weights of the n-step returns, n = 1 … count, in a λ-return.
+
+    (1-λ)λ^(n-1), the last one all that is left; they sum to 1.
+    """
     weights = (1 - lam) * lam ** torch.arange(count)
     weights[-1] = lam ** (count - 1)
     return weights
 
+
 def n_step_returns(rewards, values, endings, discount, step):
-    "The n-step returns of one step, n = 1 … T - step: rewards (T,), values (T+1,), endings bool (T,) → (T-step,)."
+    """The n-step returns of one step, n = 1 … T - step.
+
+    Rewards (T,), values (T+1,), endings bool (T,) → (T-step,).
+    """
     kept = torch.cat([torch.ones(1), (discount * (1 - endings[step:].float())).cumprod(0)])
-    return (kept[:-1] * rewards[step:]).cumsum(0) + kept[1:] * values[step + 1:]
+    return (kept[:-1] * rewards[step:]).cumsum(0) + kept[1:] * values[step + 1 :]
 
 # %% ../nbs/A8_futures.ipynb #f811086b
 def numbers(text, name):
     "The numbers in a line of text, float (n,)."
-    try: return torch.tensor([float(word) for word in text.replace(",", " ").split()])
-    except ValueError: raise UserError(f"The line of {name} must hold numbers with commas between them, such as 0, 0, 1.") from None
+    try:
+        return torch.tensor([float(word) for word in text.replace(",", " ").split()])
+    except ValueError:
+        raise UserError(
+            f"The line of {name} must hold numbers with commas between them, such as 0, 0, 1."
+        ) from None
+
 
 class Trajectory(NamedTuple):
-    "What the return of a dream is made of: rewards (T,), values (T+1,), endings bool (T,), and pictures uint8 (T+1,H,W,3)."
+    """What the return of a dream is made of.
+
+    Rewards (T,), values (T+1,), endings bool (T,), and pictures uint8 (T+1,H,W,3).
+    """
+
     rewards: torch.Tensor
     values: torch.Tensor
     endings: torch.Tensor
     pictures: np.ndarray
 
+
 def written(lines):
-    "Rewards (T,), values (T+1,) and endings bool (T,) from three lines of text {name: line}; UserError where they do not fit together."
+    """Rewards (T,), values (T+1,) and endings bool (T,) from three lines of text {name: line}.
+
+    UserError where they do not fit together.
+    """
     rewards, values, ends = (numbers(line, name) for name, line in lines.items())
-    if not len(rewards): raise UserError("Write at least one reward.")
-    if len(values) != len(rewards) + 1: raise UserError(f"{len(rewards)} rewards need {len(rewards) + 1} values, one more for what comes after the last, not {len(values)}.")
-    if any(end not in range(len(rewards)) for end in ends.tolist()): raise UserError(f"A game can end after one of the steps 0 to {len(rewards) - 1}.")
-    return rewards, values, torch.zeros(len(rewards), dtype=torch.bool).index_fill(0, ends.long(), True)
+    if not len(rewards):
+        raise UserError("Write at least one reward.")
+    if len(values) != len(rewards) + 1:
+        raise UserError(
+            f"{len(rewards)} rewards need {len(rewards) + 1} values, one more for what comes after the last, not {len(values)}."
+        )
+    if any(end not in range(len(rewards)) for end in ends.tolist()):
+        raise UserError(f"A game can end after one of the steps 0 to {len(rewards) - 1}.")
+    return (
+        rewards,
+        values,
+        torch.zeros(len(rewards), dtype=torch.bool).index_fill(0, ends.long(), True),
+    )
 
 # %% ../nbs/A8_futures.ipynb #2cb70918
 def dreamt_trajectory(trained, recording, start, steps, seed=0):
     "The Trajectory of the agent in a dream from a frame of a recording."
     _, _, policy = trained.need("tokenizer", "world_model", "actor_critic")
-    develop, first = developer(trained.tokenizer), max(life(recording, start)[0], start - trained.config.actor_critic.burn_in)
+    develop, first = (
+        developer(trained.tokenizer),
+        max(life(recording, start)[0], start - trained.config.actor_critic.burn_in),
+    )
     story = read(trained.tokenizer, recording, first, start)
     thought = opinion(policy, develop, story)
-    futures = branch(trained.dream, story, acting(policy, develop, thought, 1, seed), 1, steps, seed)
-    values = torch.cat([torch.tensor([thought.value]), appraise(policy, develop, thought, futures)[0]])
+    futures = branch(
+        trained.dream, story, acting(policy, develop, thought, 1, seed), 1, steps, seed
+    )
+    values = torch.cat(
+        [torch.tensor([thought.value]), appraise(policy, develop, thought, futures)[0]]
+    )
     frames = develop(torch.cat([story.tokens[-1:], futures.tokens[0]]))
     return Trajectory(futures.rewards[0], values, futures.endings[0], to_uint8(frames))
+
 
 def as_picture(figure):
     "A matplotlib figure as uint8 (1,H,W,3), for a Gallery."
@@ -547,71 +984,126 @@ def as_picture(figure):
 
 # %% ../nbs/A8_futures.ipynb #1341e7e8
 def draw_returns(trajectory, targets, weights, step):
-    "A figure: the weights of the n-step returns of one step, and rewards, values and λ-returns of all steps."
+    """A figure: the weights of the n-step returns of one step, and rewards, values and λ-returns of
+    all steps.
+    """
     plt = plots._pyplot()
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.7), dpi=90, width_ratios=(1, 2), facecolor="white")
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 2.7), dpi=90, width_ratios=(1, 2), facecolor="white"
+    )
     plt.close(fig)
-    rewards, values, targets, weights = (column.numpy() for column in (trajectory.rewards, trajectory.values, targets, weights))
+    rewards, values, targets, weights = (
+        column.numpy() for column in (trajectory.rewards, trajectory.values, targets, weights)
+    )
     left.bar(range(1, len(weights) + 1), weights, color=COLOURS["world_model"])
-    left.set(xlabel=f"n, steps ahead of step {step}", ylabel="weight of the n-step return", ylim=(0, 1.02), xlim=(0.4, len(targets) + 0.6))
+    left.set(
+        xlabel=f"n, steps ahead of step {step}",
+        ylabel="weight of the n-step return",
+        ylim=(0, 1.02),
+        xlim=(0.4, len(targets) + 0.6),
+    )
     steps = np.arange(len(targets))
     right.bar(steps, rewards, width=0.5, color="#BBBBBB", label="reward")
-    right.plot(np.arange(len(values)), values, "o--", ms=4, color=COLOURS["policy"], label="value V")
+    right.plot(
+        np.arange(len(values)), values, "o--", ms=4, color=COLOURS["policy"], label="value V"
+    )
     right.plot(steps, targets, "s-", ms=4, color=COLOURS["world_model"], label="λ-return Λ")
     right.vlines(steps, values[:-1], targets, color="#222222", lw=1, label="advantage Λ − V")
-    for end in trajectory.endings.nonzero().flatten().tolist(): right.axvline(end + 0.5, color=END, lw=2, ls=":", label="ending")
+    for end in trajectory.endings.nonzero().flatten().tolist():
+        right.axvline(end + 0.5, color=END, lw=2, ls=":", label="ending")
     right.axvspan(step - 0.4, step + 0.4, color="#EEEEEE", zorder=0)
     right.set(xlabel="imagined step", ylabel="points")
-    left.set_xticks(range(1, len(targets) + 1)); right.set_xticks(range(len(values)))
+    left.set_xticks(range(1, len(targets) + 1))
+    right.set_xticks(range(len(values)))
     names = dict(reversed(list(zip(*reversed(right.get_legend_handles_labels())))))
-    right.legend(names.values(), names, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    for ax in (left, right): ax.spines[["top", "right"]].set_visible(False)
+    right.legend(
+        names.values(), names, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+    )
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
     fig.subplots_adjust(0.07, 0.19, 0.84, 0.95, wspace=0.25)
     return fig
 
 # %% ../nbs/A8_futures.ipynb #d0934d94
 class WrittenReturns(View):
-    "λ-returns of rewards, values and endings that stand in lines of text, while γ and λ are turned; the first step is told in words."
+    """λ-returns of rewards, values and endings that stand in lines of text, while γ and λ are
+    turned; the first step is told in words.
+    """
+
     step = 0
 
     def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
         self.trajectory = None
-        self.discount, self.lam = number_slider(discount, 0, 1, 0.005, "γ"), number_slider(lam, 0, 1, 0.05, "λ")
-        self.lines = {name: ipywidgets.Text(", ".join(map(str, line)), description=name, continuous_update=False, layout={"width": "95%"}) for name, line in
-                      (("rewards", rewards), ("values", values), ("ends after", endings))}
+        self.discount, self.lam = (
+            number_slider(discount, 0, 1, 0.005, "γ"),
+            number_slider(lam, 0, 1, 0.05, "λ"),
+        )
+        self.lines = {
+            name: ipywidgets.Text(
+                ", ".join(map(str, line)),
+                description=name,
+                continuous_update=False,
+                layout={"width": "95%"},
+            )
+            for name, line in (("rewards", rewards), ("values", values), ("ends after", endings))
+        }
         super().__init__(self.discount, self.lam, *self.lines.values())
-        for control in (self.discount, self.lam): self.when(control, self.compute)
-        for line in self.lines.values(): self.when(line, self.rewrite)
+        for control in (self.discount, self.lam):
+            self.when(control, self.compute)
+        for line in self.lines.values():
+            self.when(line, self.rewrite)
 
     def rewrite(self):
         "Take the numbers that were written into the lines."
         rewards, values, endings = written({name: line.value for name, line in self.lines.items()})
         old = self.trajectory.pictures if self.trajectory else ()
-        self.trajectory = Trajectory(rewards, values, endings, old if len(old) == len(values) else np.full((len(values), 32, 32, 3), 225, np.uint8))
+        self.trajectory = Trajectory(
+            rewards,
+            values,
+            endings,
+            old if len(old) == len(values) else np.full((len(values), 32, 32, 3), 225, np.uint8),
+        )
         self.compute()
 
     def compute(self):
         "Compute the returns with the γ and λ that are set, and show them for one step."
-        (rewards, values, endings, _), discount, lam = self.trajectory, self.discount.value, self.lam.value
+        (rewards, values, endings, _), discount, lam = (
+            self.trajectory,
+            self.discount.value,
+            self.lam.value,
+        )
         step = min(self.step, len(rewards) - 1)
         self.targets = lambda_returns(rewards[None], values[None], endings[None], discount, lam)[0]
-        self.weights, self.advantages = n_step_weights(len(rewards) - step, lam), self.targets - values[:-1]
+        self.weights, self.advantages = (
+            n_step_weights(len(rewards) - step, lam),
+            self.targets - values[:-1],
+        )
         self.show(step, n_step_returns(rewards, values, endings, discount, step))
 
     def show(self, step, parts):
         "Say the return of a step as the mixture of its n-step returns."
         rewards, values = self.trajectory[:2]
-        mixed = " + ".join(f"{w:.2f}·{part:.2f}" for w, part in zip(self.weights.tolist()[:4], parts.tolist())) + " + …" * (len(parts) > 4)
-        self.say(f"gamma {self.discount.value:g}, lambda {self.lam.value:g}. Step {step}: reward {rewards[step]:g}, value {values[step]:.3f}, "
-                 f"return {self.targets[step]:.3f} = {mixed}; advantage {self.advantages[step]:+.3f}.")
+        mixed = " + ".join(
+            f"{w:.2f}·{part:.2f}" for w, part in zip(self.weights.tolist()[:4], parts.tolist())
+        ) + " + …" * (len(parts) > 4)
+        self.say(
+            f"gamma {self.discount.value:g}, lambda {self.lam.value:g}. Step {step}: reward {rewards[step]:g}, value {values[step]:.3f}, "
+            f"return {self.targets[step]:.3f} = {mixed}; advantage {self.advantages[step]:+.3f}."
+        )
 
 # %% ../nbs/A8_futures.ipynb #e6a7d914
 class DrawnReturns(WrittenReturns):
-    "WrittenReturns with a frame for each step, of which one is chosen, and a chart of weights, rewards, values and returns."
+    """WrittenReturns with a frame for each step, of which one is chosen, and a chart of weights,
+    rewards, values and returns.
+    """
+
     step = property(lambda self: max(self.film.chosen, 0), doc="The step that was pressed.")
 
     def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
-        self.film, self.chart = Gallery(title="press a step of the dream", pickable=True, gap=6, chosen=0), Gallery(zoom=1)
+        self.film, self.chart = (
+            Gallery(title="press a step of the dream", pickable=True, gap=6, chosen=0),
+            Gallery(zoom=1),
+        )
         super().__init__(discount, lam, rewards, values, endings)
         self.children = [*self.children[:-1], self.film, self.chart, self.voice]
         self.when(self.film, self.compute, "chosen")
@@ -620,60 +1112,138 @@ class DrawnReturns(WrittenReturns):
         "Draw all steps and the chart, then say the return of one step."
         self.show_steps(step)
         figure = draw_returns(self.trajectory, self.targets, self.weights, step)
-        self.chart.show(as_picture(figure), labels=[f"weights of the n-step returns of step {step}; rewards, values and returns of {len(self.targets)} steps"])
+        self.chart.show(
+            as_picture(figure),
+            labels=[
+                f"weights of the n-step returns of step {step}; rewards, values and returns of {len(self.targets)} steps"
+            ],
+        )
         super().show(step, parts)
 
     def show_steps(self, step):
         "Draw a frame for each step with its numbers."
         rewards, values, endings, pictures = self.trajectory
-        columns = zip(*(column.tolist() for column in (rewards, values, self.targets, self.advantages, endings)))
-        texts = [f"r {r:g}\nV {v:.2f}\nreturn {g:.2f}\nadv {round(a, 2) + 0:+.2f}" + "\nend" * e for r, v, g, a, e in columns] + [f"\nV {values[-1]:.2f}"]
+        columns = zip(
+            *(
+                column.tolist()
+                for column in (rewards, values, self.targets, self.advantages, endings)
+            )
+        )
+        texts = [
+            f"r {r:g}\nV {v:.2f}\nreturn {g:.2f}\nadv {round(a, 2) + 0:+.2f}" + "\nend" * e
+            for r, v, g, a, e in columns
+        ] + [f"\nV {values[-1]:.2f}"]
         labels = [f"step {t}, " + text.strip().replace("\n", ", ") for t, text in enumerate(texts)]
-        self.film.show(pictures, columns=len(pictures), zoom=60 / pictures.shape[1], texts=texts, chosen=step, labels=labels)
+        self.film.show(
+            pictures,
+            columns=len(pictures),
+            zoom=60 / pictures.shape[1],
+            texts=texts,
+            chosen=step,
+            labels=labels,
+        )
 
 # %% ../nbs/A8_futures.ipynb #926cb98e
 class ReturnExplorer(DrawnReturns):
-    "λ-returns of a dream, or of your own numbers, while γ and λ are turned: the weights of the n-step returns, values, rewards and advantages (equation 4)."
-    def __init__(self, trained=None, recording=None, start=8, steps=11, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
+    """λ-returns of a dream, or of your own numbers, while γ and λ are turned.
+
+    The weights of the n-step returns, values, rewards and advantages (equation 4).
+    """
+
+    def __init__(
+        self,
+        trained=None,
+        recording=None,
+        start=8,
+        steps=11,
+        rewards=(0, 0, 1),
+        values=(0.5,) * 4,
+        endings=(),
+    ):
         self.trained, self.recording, self.steps, self.quiet = trained, recording, steps, False
         config = trained.config.actor_critic if trained else None
-        self.start, self.dice = whole_slider(start, 0, len(recording) - 1 if recording else start, "start"), ipywidgets.BoundedIntText(0, 0, 9999, description="dice")
-        super().__init__(config.discount if config else 0.9, config.lam if config else 0.5, rewards, values, endings)
-        self.children = [row(self.discount, self.lam), *[row(self.start, self.dice)] * (recording is not None), *self.lines.values(), self.film, self.chart, self.voice]
-        for control in (self.start, self.dice): self.when(control, self.dream)
-        if trained: self.dream()
-        else: self.rewrite()
+        self.start, self.dice = (
+            whole_slider(start, 0, len(recording) - 1 if recording else start, "start"),
+            ipywidgets.BoundedIntText(0, 0, 9999, description="dice"),
+        )
+        super().__init__(
+            config.discount if config else 0.9,
+            config.lam if config else 0.5,
+            rewards,
+            values,
+            endings,
+        )
+        self.children = [
+            row(self.discount, self.lam),
+            *[row(self.start, self.dice)] * (recording is not None),
+            *self.lines.values(),
+            self.film,
+            self.chart,
+            self.voice,
+        ]
+        for control in (self.start, self.dice):
+            self.when(control, self.dream)
+        if trained:
+            self.dream()
+        else:
+            self.rewrite()
 
     def dream(self):
         "Let the agent dream and take its numbers."
-        self.take(dreamt_trajectory(self.trained, self.recording, self.start.value, self.steps, self.dice.value))
+        self.take(
+            dreamt_trajectory(
+                self.trained, self.recording, self.start.value, self.steps, self.dice.value
+            )
+        )
 
     def take(self, trajectory):
         "Show the numbers of a Trajectory, in the lines too."
         self.trajectory, self.quiet = trajectory, True
         ends = trajectory.endings.nonzero().flatten()
-        for line, column in zip(self.lines.values(), (trajectory.rewards, trajectory.values, ends)): line.value = ", ".join(f"{x:.3g}" for x in column.tolist())
+        for line, column in zip(self.lines.values(), (trajectory.rewards, trajectory.values, ends)):
+            line.value = ", ".join(f"{x:.3g}" for x in column.tolist())
         self.quiet = False
         self.compute()
 
     def rewrite(self):
         "Take the numbers that were written into the lines, unless a dream is writing them."
-        if not self.quiet: super().rewrite()
+        if not self.quiet:
+            super().rewrite()
 
 # %% ../nbs/A8_futures.ipynb #4a2d4627
 def figure_unrolling(trained, recording, start=8, steps=3, seed=0):
-    "Figure 1 with real numbers: a real frame, its words, what they draw, the policy's actions, rewards, endings and the words that follow."
+    """Figure 1 with real numbers.
+
+    A real frame, its words, what they draw, the policy's actions, rewards, endings and the words
+    that follow.
+    """
     develop, policy = developer(trained.tokenizer), trained.need("actor_critic")[0]
     story = read(trained.tokenizer, recording, start, start)
-    futures = branch(trained.dream, story, acting(policy, develop, opinion(policy, develop, story), 1, seed), 1, steps, seed)
+    futures = branch(
+        trained.dream,
+        story,
+        acting(policy, develop, opinion(policy, develop, story), 1, seed),
+        1,
+        steps,
+        seed,
+    )
     tokens, names = torch.cat([story.tokens, futures.tokens[0]]), action_names(trained.config)
-    frames, grids = to_uint8(develop(tokens)), tokens.unflatten(1, (trained.tokenizer.grid, -1)).numpy()
+    frames, grids = (
+        to_uint8(develop(tokens)),
+        tokens.unflatten(1, (trained.tokenizer.grid, -1)).numpy(),
+    )
     fig, ax = plots._figure(2.0 + 2.3 * (steps + 1) - 0.75, 3.75)
-    plots._picture(ax, to_uint8(real_frames(recording, start, start))[0], 0.15, 0.75, 1.3, 1.3, GIVEN)
+    plots._picture(
+        ax, to_uint8(real_frames(recording, start, start))[0], 0.15, 0.75, 1.3, 1.3, GIVEN
+    )
     ax.text(0.8, 2.12, "real frame $x_0$", ha="center", va="bottom", fontsize=9)
     plots._arrow(ax, [(1.47, 1.4), (1.98, 1.4)], "E", (1.7, 1.52), COLOURS["tokenizer"])
-    for t, (frame, grid) in enumerate(zip(frames, grids)): _unrolled(ax, 2.0 + 2.3 * t, t, frame, grid)
-    for t, (action, reward, ending) in enumerate(zip(*(column[0].tolist() for column in futures[1:]))): _acted(ax, 2.0 + 2.3 * t, t, names[action], reward, ending)
+    for t, (frame, grid) in enumerate(zip(frames, grids)):
+        _unrolled(ax, 2.0 + 2.3 * t, t, frame, grid)
+    for t, (action, reward, ending) in enumerate(
+        zip(*(column[0].tolist() for column in futures[1:]))
+    ):
+        _acted(ax, 2.0 + 2.3 * t, t, names[action], reward, ending)
     return fig
 
 # %% ../nbs/A8_futures.ipynb #2ed34df5
@@ -682,52 +1252,125 @@ def _unrolled(ax, x, t, frame, grid):
     plots._picture(ax, frame, x, 2.3, 1.3, 1.3)
     plots._picture(ax, np.full((1, 1, 3), rgb(COLOURS["tokenizer"]), np.uint8), x, 0.75, 1.3, 1.3)
     plots._token_grid(ax, grid, x, 0.75, 1.3)
-    plots._arrow(ax, [(x + 0.3, 2.05), (x + 0.3, 2.28)], "D", (x + 0.45, 2.16), COLOURS["tokenizer"])
+    plots._arrow(
+        ax, [(x + 0.3, 2.05), (x + 0.3, 2.28)], "D", (x + 0.45, 2.16), COLOURS["tokenizer"]
+    )
     ax.text(x + 0.65, 3.62, rf"$\hat x_{t}$", ha="center", va="bottom", fontsize=9)
     ax.text(x + 0.65, 0.7, rf"$\hat z_{t}$" if t else "$z_0$", ha="center", va="top", fontsize=9)
 
+
 def _acted(ax, x, t, action, reward, ending):
     "Between two steps of Figure 1: the policy's action above, reward and ending below."
-    plots._arrow(ax, [(x + 1.32, 2.95), (x + 1.8, 2.95), (x + 1.8, 1.85)], "π", (x + 1.55, 3.07), COLOURS["policy"])
-    ax.text(x + 1.84, 2.45, f"$a_{t}$\n{action}", ha="left", va="center", fontsize=8.5, color=COLOURS["policy"])
+    plots._arrow(
+        ax,
+        [(x + 1.32, 2.95), (x + 1.8, 2.95), (x + 1.8, 1.85)],
+        "π",
+        (x + 1.55, 3.07),
+        COLOURS["policy"],
+    )
+    ax.text(
+        x + 1.84,
+        2.45,
+        f"$a_{t}$\n{action}",
+        ha="left",
+        va="center",
+        fontsize=8.5,
+        color=COLOURS["policy"],
+    )
     plots._arrow(ax, [(x + 1.32, 1.4), (x + 2.28, 1.4)], "", None, COLOURS["world_model"])
     box = dict(boxstyle="round,pad=0.35", facecolor=COLOURS["world_model"], edgecolor="none")
-    ax.text(x + 1.8, 1.62, "G", ha="center", va="center", fontsize=11, weight="bold", color="white", zorder=6, bbox=box)
+    ax.text(
+        x + 1.8,
+        1.62,
+        "G",
+        ha="center",
+        va="center",
+        fontsize=11,
+        weight="bold",
+        color="white",
+        zorder=6,
+        bbox=box,
+    )
     plots._arrow(ax, [(x + 1.8, 1.38), (x + 1.8, 0.62)], "", None, COLOURS["world_model"])
-    ax.text(x + 1.8, 0.58, rf"$\hat r_{t}$ = {reward:g}" "\n" rf"$\hat d_{t}$ = {'end' if ending else 'no end'}", ha="center", va="top", fontsize=8.5, color=COLOURS["world_model"])
+    ax.text(
+        x + 1.8,
+        0.58,
+        rf"$\hat r_{t}$ = {reward:g}" "\n" rf"$\hat d_{t}$ = {'end' if ending else 'no end'}",
+        ha="center",
+        va="top",
+        fontsize=8.5,
+        color=COLOURS["world_model"],
+    )
 
 # %% ../nbs/A8_futures.ipynb #b244652a
 def figure_dreams(trained, recording, start=0, rows=4, steps=12, of=4, seed=0):
-    "Figures 2 and 4: the `rows` most eventful of `of` dreams from one real frame (green), gains orange, losses blue, endings vermilion; the agent acts, or random buttons."
+    """Figures 2 and 4.
+
+    The `rows` most eventful of `of` dreams from one real frame (green), gains orange, losses blue,
+    endings vermilion; the agent acts, or random buttons.
+    """
     develop, policy = developer(trained.dream.tokenizer), trained.actor_critic
-    story = read(trained.dream.tokenizer, recording, max(life(recording, start)[0], start - 1), start)
-    play = acting(policy, develop, opinion(policy, develop, story), of, seed) if policy else idling(of, len(action_names(trained.config)), seed)
+    story = read(
+        trained.dream.tokenizer, recording, max(life(recording, start)[0], start - 1), start
+    )
+    play = (
+        acting(policy, develop, opinion(policy, develop, story), of, seed)
+        if policy
+        else idling(of, len(action_names(trained.config)), seed)
+    )
     futures = branch(trained.dream, story, play, of, steps, seed)
     happened = ((futures.rewards.abs() + 2 * futures.endings) * ~over(futures.endings)).sum(1)
     chosen = happened.argsort(descending=True, stable=True)[:rows].sort().values.tolist()
     first = framed(develop(story.tokens[-1:])[0], GIVEN)[None]
-    films = [np.concatenate([first, eventful(develop(futures.tokens[b]), futures.rewards[b], futures.endings[b])]) for b in chosen]
+    films = [
+        np.concatenate(
+            [first, eventful(develop(futures.tokens[b]), futures.rewards[b], futures.endings[b])]
+        )
+        for b in chosen
+    ]
     return plots.show_frames(films, [f"dream {b + 1}" for b in chosen], range(steps + 1), scale=0.6)
 
 # %% ../nbs/A8_futures.ipynb #ea6e5140
 def figure_reenactment(trained, recording, start=0, steps=10, seen=2, seed=0):
-    "Figure 3: a real game above, its reenactment in a dream below, which is given the first `seen` frames (green) and all actions."
+    """Figure 3: a real game above, its reenactment in a dream below, which is given the first
+    `seen` frames (green) and all actions.
+    """
     dream, last = trained.dream, min(life(recording, start)[1], start + steps)
     story, real = read(dream.tokenizer, recording, start, last), real_frames(recording, start, last)
     dreamt = developer(dream.tokenizer)(reenact(dream, story, seen, seed).tokens)
-    mark = lambda frames: [framed(frame, GIVEN if t < seen else None) for t, frame in enumerate(frames)]
-    return plots.show_frames([mark(real), mark(dreamt)], ["reality", "dream"], range(len(real)), scale=0.75)
+
+    def mark(frames):
+        return [framed(frame, GIVEN if t < seen else None) for t, frame in enumerate(frames)]
+
+    return plots.show_frames(
+        [mark(real), mark(dreamt)], ["reality", "dream"], range(len(real)), scale=0.75
+    )
 
 # %% ../nbs/A8_futures.ipynb #eb24bbca
 def stages(recording, count=3):
-    "Steps of one game of a recording, the one with most rewards, at which 0, …, all of its rewards were collected in equal parts: list of int."
+    """Steps of one game of a recording, the one with most rewards, at which 0, …, all of its
+    rewards were collected in equal parts: list of int.
+    """
     cuts = [*recording.starts.tolist(), len(recording)]
-    first, last = max(zip(cuts, cuts[1:]), key=lambda part: (recording.rewards[part[0]:part[1]] > 0).sum())
+    first, last = max(
+        zip(cuts, cuts[1:]), key=lambda part: (recording.rewards[part[0] : part[1]] > 0).sum()
+    )
     gains = np.flatnonzero(recording.rewards[first:last] > 0)
-    return [int(first if not n else min(first + gains[round(n * (len(gains) - 1) / (count - 1))] + 1, last - 1)) for n in range(count)]
+    return [
+        int(
+            first
+            if not n
+            else min(first + gains[round(n * (len(gains) - 1) / (count - 1))] + 1, last - 1)
+        )
+        for n in range(count)
+    ]
+
 
 def figure_stages(recordings, count=3):
-    "Consecutive stages of one game of each of our recordings {game: Recording}, at which none, some and all of its points were collected."
+    """Consecutive stages of one game of each of our recordings {game.
+
+    Recording}, at which none, some and all of its points were collected.
+    """
     steps = {game: stages(recording, count) for game, recording in recordings.items()}
     rows = [recordings[game].frames[chosen] for game, chosen in steps.items()]
     return plots.show_frames(rows, list(steps), [f"stage {n + 1}" for n in range(count)], scale=1.5)

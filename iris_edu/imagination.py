@@ -31,7 +31,8 @@ class ImaginationConfig:
     keep_frames: Count = 1
     """Frames kept when the context is full and memory is rebuilt; the authors' code keeps 1, the paper is silent."""
 
-    def __post_init__(self): check_fields(self)
+    def __post_init__(self):
+        check_fields(self)
 
 # %% ../nbs/07_imagination.ipynb #8321c7a6
 class TokenSampler(Protocol):
@@ -63,12 +64,23 @@ class DreamState(NamedTuple):
     frames: Tensor  # float (B,3,H,W) in [0,1], decoded from the tokens
     tokens: Tensor  # int64 (B,K) of the current frame
     memory: Any  # the world model's own (KV cache and pending token)
-    history_tokens: Tensor  # int64 (B,t,K), the last t ≤ keep_frames frames, the current one included
+    # int64 (B,t,K), the last t ≤ keep_frames frames, the current one included
+    history_tokens: Tensor
     history_actions: Tensor  # int64 (B,t-1), the actions between them
 
 # %% ../nbs/07_imagination.ipynb #65e9020b
-def draw_frame(world_model, sampler: TokenSampler, memory, logits: Tensor, before: Tensor, generator: torch.Generator) -> tuple[Tensor, Any]:
-    """The tokens of a frame, one after the other, from the logits (B,N) of its first; `before` (B,K) is the frame before: K-1 passes → ((B,K), memory)."""
+def draw_frame(
+    world_model,
+    sampler: TokenSampler,
+    memory,
+    logits: Tensor,
+    before: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Any]:
+    """The tokens of a frame, one after the other, from the logits (B,N) of its first.
+
+    `before` (B,K) is the frame before: K-1 passes → ((B,K), memory).
+    """
     tokens = [sampler(logits, generator)]
     while len(tokens) < before.shape[-1]:
         memory, logits = world_model.extend(memory, tokens[-1])
@@ -77,41 +89,84 @@ def draw_frame(world_model, sampler: TokenSampler, memory, logits: Tensor, befor
 
 # %% ../nbs/07_imagination.ipynb #6eb469fd
 def memory_with_room(world_model, state: DreamState, calls: int):
-    """The dream's memory while `calls` more actions fit, else a new one that has read the kept frames only; UserError if they fill it."""
+    """The dream's memory while `calls` more actions fit, else a new one that has read the kept
+    frames only; UserError if they fill it.
+    """
     if world_model.room(state.memory) >= calls:
         return state.memory
     memory = world_model.begin(state.history_tokens, state.history_actions)
     if world_model.room(memory) < calls:
         kept = state.history_tokens.shape[1]
-        raise UserError(f"The {kept} kept frames leave no room for another in the world model's context: keep fewer frames or give it more steps.")
+        raise UserError(
+            f"The {kept} kept frames leave no room for another in the world model's context: keep fewer frames or give it more steps."
+        )
     return memory
 
 # %% ../nbs/07_imagination.ipynb #c80f3ce2
 class Dream:
-    """The world model as an environment: frames in, actions in, sampled frames, rewards and endings out, no state inside (section 2.3)."""
+    """The world model as an environment.
 
-    def __init__(self, tokenizer, world_model, sampler: TokenSampler | None = None, config: ImaginationConfig = ImaginationConfig(), draw=draw_frame):
-        self.tokenizer, self.world_model, self.config, self.draw = tokenizer, world_model, config, draw
+    Frames in, actions in, sampled frames, rewards and endings out, no state inside (section 2.3).
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        world_model,
+        sampler: TokenSampler | None = None,
+        config: ImaginationConfig = ImaginationConfig(),
+        draw=draw_frame,
+    ):
+        self.tokenizer, self.world_model, self.config, self.draw = (
+            tokenizer,
+            world_model,
+            config,
+            draw,
+        )
         self.sampler = CategoricalSampler(config) if sampler is None else sampler
 
     @torch.no_grad()
     def begin(self, frames: Tensor) -> DreamState:
-        """Start B dreams from B real frames, float (B,3,H,W) in [0,1], or their tokens, int64 (B,K); the state's frames are reconstructions."""
-        awake = [name for name in ("tokenizer", "world_model") if getattr(getattr(self, name), "training", False)]
+        """Start B dreams from B real frames, float (B,3,H,W) in [0,1], or their tokens, int64
+        (B,K); the state's frames are reconstructions.
+        """
+        awake = [
+            name
+            for name in ("tokenizer", "world_model")
+            if getattr(getattr(self, name), "training", False)
+        ]
         if awake:
-            raise UserError(f"The {awake[0]} is in training mode, where dropout disturbs dreams: call .eval() on it first.")
+            raise UserError(
+                f"The {awake[0]} is in training mode, where dropout disturbs dreams: call .eval() on it first."
+            )
         known = frames.ndim == 2 and frames.dtype == torch.int64
         if not known and (frames.ndim != 4 or not frames.is_floating_point()):
-            raise UserError(f"A dream starts from float frames (B,3,H,W) in [0,1] or from tokens (B,K), not {tuple(frames.shape)} {frames.dtype}: use replay.to_float.")
+            raise UserError(
+                f"A dream starts from float frames (B,3,H,W) in [0,1] or from tokens (B,K), not {tuple(frames.shape)} {frames.dtype}: use replay.to_float."
+            )
         tokens = frames if known else self.tokenizer.encode(frames)
         memory = self.world_model.begin(tokens[:, None], None)
-        return DreamState(self.tokenizer.decode(tokens), tokens, memory, tokens[:, None], tokens.new_empty(len(tokens), 0))
+        return DreamState(
+            self.tokenizer.decode(tokens),
+            tokens,
+            memory,
+            tokens[:, None],
+            tokens.new_empty(len(tokens), 0),
+        )
 
     @torch.no_grad()
-    def step(self, state: DreamState, actions: Tensor, generator: torch.Generator, next_frame: bool = True) -> tuple[DreamState, Tensor, Tensor]:
-        """One imagined step: actions int64 (B,) → (state, rewards float (B,), endings bool (B,)), at most K passes.
+    def step(
+        self,
+        state: DreamState,
+        actions: Tensor,
+        generator: torch.Generator,
+        next_frame: bool = True,
+    ) -> tuple[DreamState, Tensor, Tensor]:
+        """One imagined step: actions int64 (B,) → (state, rewards float (B,), endings bool (B,)),
+        at most K passes.
 
-        With `next_frame=False` only reward and ending are drawn (one pass) and the dream cannot go on from the state.
+        With `next_frame=False` only reward and ending are drawn (one pass) and the dream cannot go
+        on from the state.
         A memory may be written in place: to branch a dream, step from `begin` again.
         """
         memory = memory_with_room(self.world_model, state, 1 + next_frame)
@@ -120,12 +175,22 @@ class Dream:
         endings = self.world_model.sample_ending(out, generator)
         if not next_frame:
             return state._replace(memory=memory), rewards, endings
-        tokens, memory = self.draw(self.world_model, self.sampler, memory, out.token, state.tokens, generator)
+        tokens, memory = self.draw(
+            self.world_model, self.sampler, memory, out.token, state.tokens, generator
+        )
         keep = self.config.keep_frames
         history_tokens = torch.cat([state.history_tokens, tokens[:, None]], 1)[:, -keep:]
         history_actions = torch.cat([state.history_actions, actions[:, None]], 1)
-        history_actions = history_actions[:, history_actions.shape[1] - history_tokens.shape[1] + 1 :]
-        return DreamState(self.tokenizer.decode(tokens), tokens, memory, history_tokens, history_actions), rewards, endings
+        history_actions = history_actions[
+            :, history_actions.shape[1] - history_tokens.shape[1] + 1 :
+        ]
+        return (
+            DreamState(
+                self.tokenizer.decode(tokens), tokens, memory, history_tokens, history_actions
+            ),
+            rewards,
+            endings,
+        )
 
 # %% ../nbs/07_imagination.ipynb #5d19b922
 class Rollout(NamedTuple):
@@ -140,13 +205,19 @@ class Rollout(NamedTuple):
 
 # %% ../nbs/07_imagination.ipynb #ed5034b8
 @torch.no_grad()
-def imagine(dream: Dream, policy, frames: Tensor, policy_state, horizon: int, generator: torch.Generator) -> Rollout:
-    """Let the policy act in the dream: `horizon` frames, `horizon - 1` transitions, no gradient (Algorithm 1; H = 20 in table 6).
+def imagine(
+    dream: Dream, policy, frames: Tensor, policy_state, horizon: int, generator: torch.Generator
+) -> Rollout:
+    """Let the policy act in the dream: `horizon` frames, `horizon - 1` transitions, no gradient
+    (Algorithm 1; H = 20 in table 6).
 
-    frames float (B,3,h,w) real, or their tokens (B,K); policy(frames, state) → (logits (B,A), values, state); models in eval mode, else UserError.
+    frames float (B,3,h,w) real, or their tokens (B,K); policy(frames, state) → (logits (B,A),
+    values, state); models in eval mode, else UserError.
     """
     if horizon < 2:
-        raise UserError(f"The horizon is {horizon}: a rollout needs at least 2 frames to hold a transition.")
+        raise UserError(
+            f"The horizon is {horizon}: a rollout needs at least 2 frames to hold a transition."
+        )
     state, now, transitions = dream.begin(frames), policy_state, []
     pictures, tokens = [state.frames], [state.tokens]
     for _ in range(horizon - 1):
@@ -161,27 +232,42 @@ def imagine(dream: Dream, policy, frames: Tensor, policy_state, horizon: int, ge
 
 # %% ../nbs/07_imagination.ipynb #f0226168
 class DreamEnv:
-    """A batch of dreams behind the shape of gymnasium's vector interface, without auto-reset: a game that ended stays ended.
+    """A batch of dreams behind the shape of gymnasium's vector interface, without auto-reset: a
+    game that ended stays ended.
 
-    Being an environment it holds its state between calls, as every gymnasium environment does; `Dream` itself does not.
+    Being an environment it holds its state between calls, as every gymnasium environment does;
+    `Dream` itself does not.
     """
 
     def __init__(self, dream: Dream, generator: torch.Generator):
         self.dream, self.generator, self.state, self.ended = dream, generator, None, None
 
     def reset(self, frames: Tensor, seed: int | None = None) -> tuple[Tensor, dict]:
-        """Start from real frames, float (B,3,H,W) → (observations float (B,3,H,W), infos with the tokens)."""
+        """Start from real frames, float (B,3,H,W) → (observations float (B,3,H,W), infos with the
+        tokens).
+        """
         if seed is not None:
             self.generator.manual_seed(seed)
         self.state = self.dream.begin(frames)
-        self.num_envs, self.ended = len(frames), torch.zeros(len(frames), dtype=torch.bool, device=frames.device)
+        self.num_envs, self.ended = (
+            len(frames),
+            torch.zeros(len(frames), dtype=torch.bool, device=frames.device),
+        )
         return self.state.frames, {"tokens": self.state.tokens}
 
     def step(self, actions) -> tuple[Tensor, Tensor, Tensor, Tensor, dict]:
-        """actions (B,) → (observations, rewards float (B,), terminations bool (B,), truncations bool (B,), infos)."""
+        """actions (B,) → (observations, rewards float (B,), terminations bool (B,), truncations
+        bool (B,), infos).
+        """
         if self.state is None:
             raise UserError("The dream has not begun: call reset(frames) with real frames first.")
         actions = torch.as_tensor(actions, dtype=torch.int64, device=self.state.tokens.device)
         self.state, rewards, endings = self.dream.step(self.state, actions, self.generator)
         rewards, self.ended = rewards.masked_fill(self.ended, 0.0), self.ended | endings
-        return self.state.frames, rewards, self.ended, torch.zeros_like(self.ended), {"tokens": self.state.tokens}
+        return (
+            self.state.frames,
+            rewards,
+            self.ended,
+            torch.zeros_like(self.ended),
+            {"tokens": self.state.tokens},
+        )

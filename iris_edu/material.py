@@ -14,134 +14,244 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MARKS', 'LICENCES', 'MATERIAL', 'COURTS'
            'learning_rows', 'make_learning', 'load_learning', 'Trained', 'load_trained', 'read_manifest', 'state']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
-import csv, dataclasses, io, json, re, time
+import csv
+import dataclasses
+import io
+import json
+import re
+import time
 from difflib import get_close_matches
 from functools import partial
 from math import isqrt
 from typing import NamedTuple
+
 import numpy as np
 import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
-from .settings import UserError, load_settings
-from .files import atomic_write, read_text
-from .envs import EnvConfig, make_env, num_actions
-from .replay import Replay, ReplayConfig, UniformSegments, load_recording, rebuild, record, save_recording, to_float
+
+from .agent import build_agent, load_run, load_trained, save_agent
 from .autoencoder import AutoencoderConfig
+from .config import LEARNERS, PRESETS, make_environment, maker
+from .envs import EnvConfig, make_env, num_actions
+from .evaluation import evaluate_run, k_step_error
+from .files import atomic_write, read_text
+from .imagination import Dream, ImaginationConfig
+from iris_edu.replay import (
+    Replay,
+    ReplayConfig,
+    UniformSegments,
+    load_recording,
+    rebuild,
+    record,
+    save_recording,
+    to_float,
+)
+from .runs import generator, read_checkpoint, read_metrics, read_run, versions
+from .settings import UserError, load_settings
+from .speed import one_thread
+from iris_edu.store import (
+    agent_file,
+    data_folder,
+    fingerprint,
+    name_of,
+    noted,
+    own_manifest,
+    place,
+    read_manifest,
+    read_table,
+    remake,
+    repository,
+    state,
+    whole,
+)
 from .tokenizer import codebook_usage, nearest_code
+from .training import train
 from .transformer import TransformerConfig
 from .world_model import WorldModelConfig, parameter_groups
-from .imagination import Dream, ImaginationConfig
-from .config import LEARNERS, PRESETS, maker, make_environment
-from .runs import generator, read_checkpoint, read_metrics, read_run, versions
-from .store import agent_file, data_folder, fingerprint, name_of, noted, own_manifest, place, read_manifest, read_table, remake, repository, state, whole
-from .agent import Trained, build_agent, load_run, load_trained, save_agent
-from .training import train
-from .evaluation import evaluate_run, k_step_error
-from .speed import one_thread
 
 _all_ = ["Trained", "load_trained", "read_manifest", "state"]
 
 # %% ../nbs/A7_material.ipynb #8f05e6ba
 def hold(count, draw, keep=0.8, weights=None):
-    "A player, choose(frame) -> action, that draws one of `count` actions and holds it for some steps; `draw` is a numpy generator."
+    """A player, choose(frame) -> action, that draws one of `count` actions and holds it for some
+    steps; `draw` is a numpy generator.
+    """
     action = 0
+
     def choose(frame):
         nonlocal action
-        if draw.random() > keep: action = int(draw.choice(count, p=weights))
+        if draw.random() > keep:
+            action = int(draw.choice(count, p=weights))
         return action
+
     return choose
 
 # %% ../nbs/A7_material.ipynb #32836c5e
 class Sight(NamedTuple):
-    "Which bytes of the emulator's memory hold ball and paddle, the offset between them, and the actions that raise and lower the paddle's."
+    """Which bytes of the emulator's memory hold ball and paddle, the offset between them, and the
+    actions that raise and lower the paddle's.
+    """
+
     ball: int
     paddle: int
     offset: int
     more: int
     less: int
 
+
 SIGHTS = {"Pong": Sight(54, 51, -8, 3, 2), "Breakout": Sight(99, 72, -8, 2, 3)}
 
 # %% ../nbs/A7_material.ipynb #2debf4cb
 def follow(env, sight, draw, skill=0.8):
-    "A player that follows the ball in a share `skill` of its steps, and holds random actions in the others."
+    """A player that follows the ball in a share `skill` of its steps, and holds random actions in
+    the others.
+    """
     idle = hold(num_actions(env), draw)
+
     def choose(frame):
         action, memory = idle(frame), env.unwrapped.ale.getRAM().astype(int)
-        if draw.random() > skill: return action
-        if memory[sight.ball] == 0: return 1  # no ball in play: FIRE serves
+        if draw.random() > skill:
+            return action
+        if memory[sight.ball] == 0:
+            return 1  # no ball in play: FIRE serves
         gap = memory[sight.ball] - memory[sight.paddle] + sight.offset
         return 0 if abs(gap) < 4 else sight.more if gap > 0 else sight.less
+
     return choose
 
 # %% ../nbs/A7_material.ipynb #99070441
 def player(env, game, seed):
-    "The player of a recorded game: it follows the ball where there is one, and holds random actions elsewhere."
+    """The player of a recorded game.
+
+    It follows the ball where there is one, and holds random actions elsewhere.
+    """
     draw = np.random.default_rng(seed)
-    if game in SIGHTS: return follow(env, SIGHTS[game], draw)
+    if game in SIGHTS:
+        return follow(env, SIGHTS[game], draw)
     return hold(num_actions(env), draw, weights={"Freeway": (0.15, 0.75, 0.1)}.get(game))
 
 # %% ../nbs/A7_material.ipynb #4bb5f913
 class Part(NamedTuple):
-    "One of the two recordings of a game: how its file name ends, its length, its seed, and whether frames are stored."
+    """One of the two recordings of a game.
+
+    How its file name ends, its length, its seed, and whether frames are stored.
+    """
+
     suffix: str
     steps: int
     seed: int
     frames: bool
+
 
 GAMES = ("Pong", "Breakout", "Boxing", "Freeway", "Alien")
 PARTS = {"held-out": Part("", 2_000, 1_000, True), "train": Part("-train", 12_000, 0, False)}
 
 # %% ../nbs/A7_material.ipynb #d458d77e
 def play(game, part, steps=None):
-    "Play one of the two recordings of a game from its seed, or its first `steps` steps: a Recording with frames."
+    """Play one of the two recordings of a game from its seed, or its first `steps` steps.
+
+    A Recording with frames.
+    """
     env = make_env(EnvConfig(game))
-    try: return record(env, player(env, game, PARTS[part].seed), steps or PARTS[part].steps, PARTS[part].seed)
-    finally: env.close()
+    try:
+        return record(
+            env, player(env, game, PARTS[part].seed), steps or PARTS[part].steps, PARTS[part].seed
+        )
+    finally:
+        env.close()
 
 # %% ../nbs/A7_material.ipynb #a6c555b1
 def note(file, about, folder=None):
-    "Note a file (its path inside the data folder) in manifest.json and in the table of README.md, with a phrase about what it is."
+    """Note a file (its path inside the data folder) in manifest.json and in the table of README.md,
+    with a phrase about what it is.
+    """
     path = own_manifest(folder)
     size, checksum = fingerprint(data_folder(folder) / file)
-    manifest = {name: vars(entry) for name, entry in noted(path).items()} | {file: {"about": about, "bytes": size, "sha256": checksum}}
-    atomic_write(path, (json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+    manifest = {name: vars(entry) for name, entry in noted(path).items()} | {
+        file: {"about": about, "bytes": size, "sha256": checksum}
+    }
+    atomic_write(
+        path,
+        (json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False) + "\n").encode(
+            "utf-8", "replace"
+        ),
+    )
     write_table(folder)
 
 # %% ../nbs/A7_material.ipynb #0cc7f609
 MARKS = "<!-- written by iris-edu make -->", "<!-- end of what iris-edu make wrote -->"
-LICENCES = {"episodes": "renderings of the ALE's games, for research and teaching", "checkpoints": "Apache-2.0, as the code", "learning": "CC-BY-4.0, as the text"}
+LICENCES = {
+    "episodes": "renderings of the ALE's games, for research and teaching",
+    "checkpoints": "Apache-2.0, as the code",
+    "learning": "CC-BY-4.0, as the text",
+}
 
 # %% ../nbs/A7_material.ipynb #d189ea94
 def table(folder=None):
-    "The Markdown tables of every file that the manifest notes, and of what every checkpoint measured."
+    """The Markdown tables of every file that the manifest notes, and of what every checkpoint
+    measured.
+    """
     head = "| file | what | made by | size | licence |\n|---|---|---|---|---|\n"
-    rows = [f"| `{file}` | {entry.about} | `iris-edu make {name_of(file)}` | {kilobytes(entry.bytes)} | {LICENCES.get(file.split('/')[0], '-')} |\n"
-            for file, entry in read_manifest(folder).items()]
+    rows = [
+        f"| `{file}` | {entry.about} | `iris-edu make {name_of(file)}` | {kilobytes(entry.bytes)} | {LICENCES.get(file.split('/')[0], '-')} |\n"
+        for file, entry in read_manifest(folder).items()
+    ]
     total = sum(entry.bytes for entry in read_manifest(folder).values())
     return head + "".join(rows) + f"\nTogether {total / 1e6:.1f} MB.\n\n" + measured(folder)
 
 # %% ../nbs/A7_material.ipynb #54f98a0e
 def measured(folder=None):
-    "A Markdown table of the checkpoints: numbers in each part, minutes of training, and every loss, error and codebook use in its header."
+    """A Markdown table of the checkpoints.
+
+    Numbers in each part, minutes of training, and every loss, error and codebook use in its header.
+    """
     head = "| checkpoint | numbers | minutes | measured |\n|---|---|---|---|\n"
-    return head + "".join(_row(place(file, folder)) for file in read_manifest(folder) if file.startswith("checkpoints/"))
+    return head + "".join(
+        _row(place(file, folder))
+        for file in read_manifest(folder)
+        if file.startswith("checkpoints/")
+    )
+
 
 def _row(path):
     "A row of `measured`, or none for a file that is missing or damaged: `inventory` says so."
-    try: tensors, header = read_checkpoint(path)
-    except UserError: return ""
-    count = lambda part: sum(tensor.numel() for key, tensor in tensors.items() if key.startswith(f"agent.{part}."))
+    try:
+        tensors, header = read_checkpoint(path)
+    except UserError:
+        return ""
+
+    def count(part):
+        return sum(
+            tensor.numel() for key, tensor in tensors.items() if key.startswith(f"agent.{part}.")
+        )
+
     numbers = ", ".join(f"{part} {count(part):,}" for part in header.parts)
-    facts = "; ".join(f"{name} {value}" for name, value in flat(header.facts.get("held_out") or header.facts.get("last", {})).items())
+    facts = "; ".join(
+        f"{name} {value}"
+        for name, value in flat(
+            header.facts.get("held_out") or header.facts.get("last", {})
+        ).items()
+    )
     return f"| `{path.stem}` | {numbers} | {header.facts.get('minutes', '-')} | {facts} |\n"
+
 
 def flat(facts, before=""):
     "Nested facts as one {name: text}, numbers with three digits."
-    if isinstance(facts, dict): return {k: v for name, value in facts.items() for k, v in flat(value, f"{before} {name}".strip()).items()}
-    if isinstance(facts, list): return {before: " / ".join(flat(value, "x").get("x", "") if not isinstance(value, int) else f"{value:.3g}" for value in facts)}
+    if isinstance(facts, dict):
+        return {
+            k: v
+            for name, value in facts.items()
+            for k, v in flat(value, f"{before} {name}".strip()).items()
+        }
+    if isinstance(facts, list):
+        return {
+            before: " / ".join(
+                flat(value, "x").get("x", "") if not isinstance(value, int) else f"{value:.3g}"
+                for value in facts
+            )
+        }
     return {before: f"{facts:.3g}" if isinstance(facts, float) else str(facts)}
 
 # %% ../nbs/A7_material.ipynb #94438de0
@@ -154,11 +264,17 @@ def write_table(folder=None):
     "Put the table between the marks of the data folder's README.md, if it has them."
     path = data_folder(folder) / "README.md"
     text = read_text(path) if path.exists() else ""
-    if MARKS[0] not in text: return
+    if MARKS[0] not in text:
+        return
     before, _, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
-    if not end or MARKS[0] in rest or MARKS[1] in before + after: raise UserError(f"{path} is damaged (the marks around its table are not in order): take it from {repository()} again.")
-    atomic_write(path, f"{before}{MARKS[0]}\n\n{table(folder)}\n{MARKS[1]}{after}".encode("utf-8", "replace"))
+    if not end or MARKS[0] in rest or MARKS[1] in before + after:
+        raise UserError(
+            f"{path} is damaged (the marks around its table are not in order): take it from {repository()} again."
+        )
+    atomic_write(
+        path, f"{before}{MARKS[0]}\n\n{table(folder)}\n{MARKS[1]}{after}".encode("utf-8", "replace")
+    )
 
 # %% ../nbs/A7_material.ipynb #26a940f5
 def make_episodes(game, folder=None):
@@ -171,16 +287,26 @@ def make_episodes(game, folder=None):
 # %% ../nbs/A7_material.ipynb #e6681d0d
 def describe(game, part, recording):
     "A phrase about a recording for the table of the data folder."
-    count, kept = len(recording.seeds), "frames, seeds and actions" if PARTS[part].frames else "seeds and actions"
-    return (f"{len(recording):,} steps of {game}, {part}: {count} game{'s' * (count > 1)} from seed {PARTS[part].seed}, "
-            f"{kept} (ale-py {versions()['ale-py']})")
+    count, kept = (
+        len(recording.seeds),
+        "frames, seeds and actions" if PARTS[part].frames else "seeds and actions",
+    )
+    return (
+        f"{len(recording):,} steps of {game}, {part}: {count} game{'s' * (count > 1)} from seed {PARTS[part].seed}, "
+        f"{kept} (ale-py {versions()['ale-py']})"
+    )
 
 # %% ../nbs/A7_material.ipynb #e5462a99
 def episodes_file(game, part):
     "Path of a recording inside the data folder; UserError if there is no such recording."
-    if game not in GAMES: raise UserError(f"There is no recording of {game!r}: choose one of {', '.join(GAMES)}.")
-    if part not in PARTS: raise UserError(f"There is no part {part!r} of a recording: choose one of {', '.join(PARTS)}.")
+    if game not in GAMES:
+        raise UserError(f"There is no recording of {game!r}: choose one of {', '.join(GAMES)}.")
+    if part not in PARTS:
+        raise UserError(
+            f"There is no part {part!r} of a recording: choose one of {', '.join(PARTS)}."
+        )
     return f"episodes/{game}{PARTS[part].suffix}.npz"
+
 
 MATERIAL = {f"episodes/{game}": partial(make_episodes, game) for game in GAMES}
 
@@ -193,66 +319,108 @@ def make(name, folder=None):
 # %% ../nbs/A7_material.ipynb #fd808e0c
 def check_name(name):
     "UserError, with the nearest name, unless there is a material of that name."
-    if name in MATERIAL: return
+    if name in MATERIAL:
+        return
     near = get_close_matches(name, MATERIAL, 1, 0.3)
-    raise UserError(f"There is no material {name!r}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MATERIAL)}."))
+    raise UserError(
+        f"There is no material {name!r}: "
+        + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MATERIAL)}.")
+    )
 
 # %% ../nbs/A7_material.ipynb #a0915fee
 def files_of(name):
     "The files of the data folder that `iris-edu make` makes under a name."
     kind, _, rest = name.partition("/")
-    if kind == "episodes": return [episodes_file(rest, part) for part in PARTS]
+    if kind == "episodes":
+        return [episodes_file(rest, part) for part in PARTS]
     return [f"{name}.csv" if kind == "learning" else f"{name}.safetensors"]
 
 # %% ../nbs/A7_material.ipynb #ba4fd290
 def inventory(folder=None, names=()):
-    "One line a file of the names given, or of all: the name that makes it, its size, and whether it is whole, missing or damaged."
+    """One line a file of the names given, or of all.
+
+    The name that makes it, its size, and whether it is whole, missing or damaged.
+    """
     manifest = read_manifest(folder)
-    size = lambda file: f"{kilobytes(manifest[file].bytes if file in manifest else 0):>8}"
-    return "\n".join(f"{name:<28}{file:<38}{size(file)}  {state(file, folder)}" for name in names or MATERIAL for file in files_of(name))
+
+    def size(file):
+        return f"{kilobytes(manifest[file].bytes if file in manifest else 0):>8}"
+
+    return "\n".join(
+        f"{name:<28}{file:<38}{size(file)}  {state(file, folder)}"
+        for name in names or MATERIAL
+        for file in files_of(name)
+    )
 
 # %% ../nbs/A7_material.ipynb #34614ba2
 def load_episodes(game, part="held-out", folder=None):
-    "A recorded game, part held-out (ready) or train (played again, some 10 s), as a Recording with frames; UserError if missing or damaged."
+    """A recorded game, part held-out (ready) or train (played again, some 10 s), as a Recording
+    with frames; UserError if missing or damaged.
+    """
     recording = load_recording(whole(episodes_file(game, part), folder))
-    if recording.frames is not None: return recording
+    if recording.frames is not None:
+        return recording
     env = make_env(EnvConfig(game))
-    try: return rebuild(recording, env)
-    finally: env.close()
+    try:
+        return rebuild(recording, env)
+    finally:
+        env.close()
 
 # %% ../nbs/A7_material.ipynb #47f74062
 def episode_frames(game, part="held-out", folder=None):
     "The frames of a recorded game as a torch tensor, uint8 (T,3,H,W)."
-    return torch.from_numpy(load_episodes(game, part, folder).frames).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.from_numpy(load_episodes(game, part, folder).frames).permute(0, 3, 1, 2).contiguous()
+    )
 
 # %% ../nbs/A7_material.ipynb #250f6509
 def save_trained(name, modules, config, facts, folder=None, epoch=0):
     "Write {part: module} to checkpoints/NAME.safetensors, as `save_agent` does, and note it."
-    if not re.fullmatch(r"[\w.-]+", name): raise UserError(f"{name!r} is not a name for a checkpoint: use letters, digits and . _ - only.")
-    save_agent(data_folder(folder) / agent_file(name), modules, config, _actions(config), facts, epoch)
-    note(agent_file(name), facts.get("about", f"{', '.join(modules)} for {config.env.game}"), folder)
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(
+            f"{name!r} is not a name for a checkpoint: use letters, digits and . _ - only."
+        )
+    save_agent(
+        data_folder(folder) / agent_file(name), modules, config, _actions(config), facts, epoch
+    )
+    note(
+        agent_file(name), facts.get("about", f"{', '.join(modules)} for {config.env.game}"), folder
+    )
+
 
 def _actions(config):
     "Number of actions of the game that a configuration names."
     env = make_environment(config)
-    try: return num_actions(env)
-    finally: env.close()
+    try:
+        return num_actions(env)
+    finally:
+        env.close()
 
 # %% ../nbs/A7_material.ipynb #94c4e80d
 def squares(frames, grid):
-    "The squares that the tokens of a frame stand for: (B,3,H,W) -> (B,grid,grid,3·p·p) with p = H / grid."
+    """The squares that the tokens of a frame stand for.
+
+    (B,3,H,W) -> (B,grid,grid,3·p·p) with p = H / grid.
+    """
     return rearrange(frames, "b c (h p) (w q) -> b h w (c p q)", h=grid, w=grid)
 
 # %% ../nbs/A7_material.ipynb #b5bea154
 def soften(points):
-    "Squares (...,3·p·p) with every pixel averaged with its neighbours inside the square, p / 4 times: a shape that moves by a pixel stays near to itself."
+    """Squares (...,3·p·p) with every pixel averaged with its neighbours inside the square, p / 4
+    times: a shape that moves by a pixel stays near to itself.
+    """
     pictures = rearrange(points, "... (c p q) -> (...) c p q", c=3, p=isqrt(points.shape[-1] // 3))
-    for _ in range(max(1, pictures.shape[-1] // 4)): pictures = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+    for _ in range(max(1, pictures.shape[-1] // 4)):
+        pictures = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
     return pictures.reshape(points.shape)
+
 
 @torch.no_grad()
 def dictionary(frames, count, grid, draw, most=10_000, scale=0.1, power=0.3):
-    "`count` typical squares of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen greedily from at most `most` different ones, one that is seen n times counting n^power; N squares take 8·N² bytes."
+    """`count` typical squares of uint8 frames (T,3,H,W), float (count,3·p·p) in [0,1], chosen
+    greedily from at most `most` different ones, one that is seen n times counting n^power; N
+    squares take 8·N² bytes.
+    """
     pictures, seen = different_squares(frames, grid, draw, most)
     points, votes = soften(pictures), seen.pow(power)
     miss = torch.cdist(points, points).square_()
@@ -262,42 +430,78 @@ def dictionary(frames, count, grid, draw, most=10_000, scale=0.1, power=0.3):
         top = gain.topk(min(64, len(gain))).indices
         gain[top] = (left - miss[top]).clamp(min=0) @ votes
         best = top[gain[top].argmax()]
-        if gain[best] < gain.max(): continue
+        if gain[best] < gain.max():
+            continue
         chosen.append(best.item())
         left = torch.minimum(left, miss[best])
     return pictures[typical(miss, torch.tensor(chosen), seen)]
 
+
 def typical(miss, chosen, seen):
-    "For each of the `chosen` squares, the most central of all that are nearest to it: `miss` (N,N) says how far each is from each, `seen` (N,) how often it occurs."
+    """For each of the `chosen` squares, the most central of all that are nearest to it.
+
+    `miss` (N,N) says how far each is from each, `seen` (N,) how often it occurs.
+    """
     nearest = miss[chosen].argmin(0)
     groups = [(nearest == entry).nonzero().flatten() for entry in range(len(chosen))]
-    return torch.tensor([group[(miss[group][:, group] @ seen[group]).argmin()] if len(group) else chosen[entry] for entry, group in enumerate(groups)])
+    return torch.tensor(
+        [
+            group[(miss[group][:, group] @ seen[group]).argmin()] if len(group) else chosen[entry]
+            for entry, group in enumerate(groups)
+        ]
+    )
+
 
 def different_squares(frames, grid, draw, most):
-    "At most `most` different squares of uint8 frames (T,3,H,W), float (N,3·p·p) in [0,1], and how often each is seen, float (N,)."
+    """At most `most` different squares of uint8 frames (T,3,H,W), float (N,3·p·p) in [0,1], and how
+    often each is seen, float (N,).
+    """
     pictures, counts = squares(frames, grid).flatten(0, 2).unique(dim=0, return_counts=True)
     kept = torch.randperm(len(counts), generator=draw)[:most]
     return to_float(pictures[kept]), counts[kept].float()
 
+
 def names(frames, grid, book):
-    "The entry of `book` (N,3·p·p) nearest to every square of frames (B,3,H,W), in 32 bits also under autocast: int64 (B,grid,grid)."
-    with torch.autocast(frames.device.type, enabled=False): return nearest_code(soften(squares(frames, grid)), soften(book))
+    """The entry of `book` (N,3·p·p) nearest to every square of frames (B,3,H,W), in 32 bits also
+    under autocast: int64 (B,grid,grid).
+    """
+    with torch.autocast(frames.device.type, enabled=False):
+        return nearest_code(soften(squares(frames, grid)), soften(book))
+
 
 def spell(tokens, book):
-    "Frames (B,3,H,W) pasted together from the entries of `book` (N,3·p·p) that tokens (B,grid,grid) name."
-    return rearrange(book[tokens], "b h w (c p q) -> b c (h p) (w q)", c=3, p=isqrt(book.shape[1] // 3))
+    """Frames (B,3,H,W) pasted together from the entries of `book` (N,3·p·p) that tokens
+    (B,grid,grid) name.
+    """
+    return rearrange(
+        book[tokens], "b h w (c p q) -> b c (h p) (w q)", c=3, p=isqrt(book.shape[1] // 3)
+    )
 
 # %% ../nbs/A7_material.ipynb #0fc89443
 def background(frames):
-    "The median over time of uint8 frames (T,3,H,W): (3,H,W) in [0,1], the picture of what does not move."
+    """The median over time of uint8 frames (T,3,H,W).
+
+    (3,H,W) in [0,1], the picture of what does not move.
+    """
     return to_float(frames.median(0).values)
 
+
 def moves(frames, still, threshold=0.05):
-    "Where frames (B,3,H,W) differ from `still` (3,H,W) by more than the threshold in some colour: bool (B,1,H,W)."
+    """Where frames (B,3,H,W) differ from `still` (3,H,W) by more than the threshold in some colour.
+
+    Bool (B,1,H,W).
+    """
     return (frames - still).abs().amax(1, keepdim=True) > threshold
 
+
 class Scene(NamedTuple):
-    "A game as training sees it: uint8 frames (T,3,H,W), a dictionary (N,3·p·p), the names of the frames' squares (T,grid,grid), how often each square is to be shown (grid²,T), their background (3,H,W), and what a moving pixel counts beside a still one (1,H,W)."
+    """A game as training sees it.
+
+    Uint8 frames (T,3,H,W), a dictionary (N,3·p·p), the names of the frames' squares (T,grid,grid),
+    how often each square is to be shown (grid²,T), their background (3,H,W), and what a moving
+    pixel counts beside a still one (1,H,W).
+    """
+
     frames: torch.Tensor
     book: torch.Tensor
     names: torch.Tensor
@@ -305,67 +509,147 @@ class Scene(NamedTuple):
     still: torch.Tensor
     weight: torch.Tensor
 
+
 def scene(frames, grid, book, strength=1.5, power=0.8):
-    "The Scene of uint8 frames (T,3,H,W): a pixel that moves in a share r of the pasted frames counts about strength / r^power."
-    still, named = background(frames), torch.cat([names(to_float(part), grid, book) for part in frames.split(500)])
-    often = sum(moves(spell(part, book), still).float().sum(0) for part in named.split(500)) / len(frames)
+    """The Scene of uint8 frames (T,3,H,W).
+
+    A pixel that moves in a share r of the pasted frames counts about strength / r^power.
+    """
+    still, named = (
+        background(frames),
+        torch.cat([names(to_float(part), grid, book) for part in frames.split(500)]),
+    )
+    often = sum(moves(spell(part, book), still).float().sum(0) for part in named.split(500)) / len(
+        frames
+    )
     return Scene(frames, book, named, chance(named), still, strength / (often + 0.001) ** power)
 
+
 def chance(tokens, power=0.3):
-    "How often to show each square of frames with tokens (T,h,w), up to a factor: float (h·w,T), so that a word said n times in its place is shown n^power times, not n."
-    return torch.stack([place.bincount()[place] for place in tokens.flatten(1).T]).float().pow(power - 1)
+    """How often to show each square of frames with tokens (T,h,w), up to a factor.
+
+    Float (h·w,T), so that a word said n times in its place is shown n^power times, not n.
+    """
+    return (
+        torch.stack([place.bincount()[place] for place in tokens.flatten(1).T])
+        .float()
+        .pow(power - 1)
+    )
 
 # %% ../nbs/A7_material.ipynb #a9db626e
 def naming(tokenizer, frames, tokens):
-    "Loss of an encoder that should choose `tokens` (B,h,w) for frames (B,3,H,W): cross-entropy, as if each code were a Gaussian of variance 1, and the distance to the right one."
-    z, codes = rearrange(tokenizer.before(tokenizer.encoder(frames)), "b d h w -> (b h w) d"), tokenizer.quantizer.codebook.weight
+    """Loss of an encoder that should choose `tokens` (B,h,w) for frames (B,3,H,W).
+
+    Cross-entropy, as if each code were a Gaussian of variance 1, and the distance to the right one.
+    """
+    z, codes = (
+        rearrange(tokenizer.before(tokenizer.encoder(frames)), "b d h w -> (b h w) d"),
+        tokenizer.quantizer.codebook.weight,
+    )
     with torch.autocast(frames.device.type, enabled=False):
         nearness = z.float() @ codes.T - codes.square().sum(1) / 2
-        return F.cross_entropy(nearness, tokens.flatten()) + F.mse_loss(z.float(), codes[tokens.flatten()].detach())
+        return F.cross_entropy(nearness, tokens.flatten()) + F.mse_loss(
+            z.float(), codes[tokens.flatten()].detach()
+        )
+
 
 def lesson(tokenizer, frames, tokens, pasted, importance, weight):
-    "Losses of a first lesson: name the squares of frames (B,3,H,W) by `tokens` (B,h,w), and draw every second of the `pasted` frames (B,3,H,W) from its tokens; pixels count by `importance` (B,1,H,W)."
+    """Losses of a first lesson.
+
+    Name the squares of frames (B,3,H,W) by `tokens` (B,h,w), and draw every second of the `pasted`
+    frames (B,3,H,W) from its tokens; pixels count by `importance` (B,1,H,W).
+    """
     drawn = tokenizer.decoder(tokenizer.after(tokenizer.quantizer.embed(tokens[::2]))).float()
     error, importance = 2 * (drawn - pasted[::2]), importance[::2]
-    return dict(naming=naming(tokenizer, frames, tokens), reconstruction=(importance * error.abs()).mean(), squared=weight * (importance * error.square()).mean())
+    return dict(
+        naming=naming(tokenizer, frames, tokens),
+        reconstruction=(importance * error.abs()).mean(),
+        squared=weight * (importance * error.square()).mean(),
+    )
 
 # %% ../nbs/A7_material.ipynb #92f9aabe
 def mixed(scene, count, draw):
-    "`count` frames put together from squares of different frames, each in its place and the rare ones more often: uint8 (count,3,H,W), and their names (count,grid,grid)."
+    """`count` frames put together from squares of different frames, each in its place and the rare
+    ones more often: uint8 (count,3,H,W), and their names (count,grid,grid).
+    """
     grid = scene.names.shape[-1]
-    rows = torch.multinomial(scene.chance, count, replacement=True, generator=draw).view(grid, grid, count)
+    rows = torch.multinomial(scene.chance, count, replacement=True, generator=draw).view(
+        grid, grid, count
+    )
     places = rows, torch.arange(grid)[:, None, None], torch.arange(grid)[:, None]
     parts = rearrange(scene.frames, "t c (h p) (w q) -> t h w c p q", h=grid, w=grid)[places]
-    return rearrange(parts, "h w b c p q -> b c (h p) (w q)"), rearrange(scene.names[places], "h w b -> b h w")
+    return rearrange(parts, "h w b c p q -> b c (h p) (w q)"), rearrange(
+        scene.names[places], "h w b -> b h w"
+    )
+
 
 def views(scene, count, draw):
     "`count` frames of a Scene, half of them `mixed`, and their names."
     row = torch.randint(len(scene.frames), (count - count // 2,), generator=draw)
-    return [torch.cat(pair) for pair in zip((scene.frames[row], scene.names[row]), mixed(scene, count // 2, draw))]
+    return [
+        torch.cat(pair)
+        for pair in zip((scene.frames[row], scene.names[row]), mixed(scene, count // 2, draw))
+    ]
+
 
 def lesson_batch(scene, count, draw):
-    "`count` `views` of a Scene: the frames float (count,3,H,W), their names, the pasted frames, and what pixels count, (count,1,H,W) with mean 1."
+    """`count` `views` of a Scene.
+
+    The frames float (count,3,H,W), their names, the pasted frames, and what pixels count,
+    (count,1,H,W) with mean 1.
+    """
     frames, tokens = views(scene, count, draw)
     pasted = spell(tokens, scene.book)
     importance = 1 + scene.weight * moves(pasted, scene.still)
-    return to_float(frames).contiguous(), tokens, pasted.contiguous(), importance / importance.mean()
+    return (
+        to_float(frames).contiguous(),
+        tokens,
+        pasted.contiguous(),
+        importance / importance.mean(),
+    )
 
 # %% ../nbs/A7_material.ipynb #74462c2d
 def distance(lpips, weight, importance):
-    "The distance of frames x, y (B,3,H,W) in [-1,1]: `weight` times the mean squared error, pixels counted by importance (B,1,H,W), and lpips(x, y) unless that is None."
+    """The distance of frames x, y (B,3,H,W) in [-1,1].
+
+    `weight` times the mean squared error, pixels counted by importance (B,1,H,W), and lpips(x, y)
+    unless that is None.
+    """
+
     def between(x, y):
         error = weight * (importance * (x.float() - y.float()).square()).mean((1, 2, 3))
         return error if lpips is None else lpips(x, y) + error
+
     return between
 
 # %% ../nbs/A7_material.ipynb #ab1109ff
 def practice(tokenizer, frames, tokens, pasted, importance, lpips, weight):
-    "The losses of the paper on pasted frames (B,3,H,W) with `distance` as the perceptual one, and the naming of the true frames (B,3,H,W) as an anchor."
-    return tokenizer.loss(pasted, distance(lpips, weight, importance)) | dict(naming=naming(tokenizer, frames, tokens))
+    """The losses of the paper on pasted frames (B,3,H,W) with `distance` as the perceptual one, and
+    the naming of the true frames (B,3,H,W) as an anchor.
+    """
+    return tokenizer.loss(pasted, distance(lpips, weight, importance)) | dict(
+        naming=naming(tokenizer, frames, tokens)
+    )
 
 # %% ../nbs/A7_material.ipynb #af709444
-def train_tokenizer(frames, config, updates, batch, learning_rate, lessons=0.9, seed=0, perceptual_every=3, squared=1000.0, max_grad_norm=1.0, tell=None):
-    "A tokenizer of `config` trained on uint8 frames (T,3,H,W), in eval mode; the first share `lessons` of the updates are lessons; tell(update, losses) hears of every update; perceptual_every=0: no LPIPS."
+def train_tokenizer(
+    frames,
+    config,
+    updates,
+    batch,
+    learning_rate,
+    lessons=0.9,
+    seed=0,
+    perceptual_every=3,
+    squared=1000.0,
+    max_grad_norm=1.0,
+    tell=None,
+):
+    """A tokenizer of `config` trained on uint8 frames (T,3,H,W), in eval mode.
+
+    The first share `lessons` of the updates are lessons; tell(update, losses) hears of every
+    update; perceptual_every=0: no LPIPS.
+    """
     torch.manual_seed(seed)
     tokenizer, draw = build_tokenizer(config), torch.Generator().manual_seed(seed)
     lpips = maker(config, "perceptual_loss")(config.tokenizer) if perceptual_every else None
@@ -375,37 +659,73 @@ def train_tokenizer(frames, config, updates, batch, learning_rate, lessons=0.9, 
         game = scene(frames, tokenizer.grid, first_dictionary(tokenizer, frames, draw))
         for update in range(1, updates + 1):
             look = lpips if perceptual_every and update % perceptual_every == 0 else None
-            losses_of = partial(lesson, weight=squared) if update <= lessons * updates else partial(practice, lpips=look, weight=squared)
-            losses = tokenizer_step(tokenizer, lesson_batch(game, batch, draw), losses_of, adam, config.precision, max_grad_norm)
+            losses_of = (
+                partial(lesson, weight=squared)
+                if update <= lessons * updates
+                else partial(practice, lpips=look, weight=squared)
+            )
+            losses = tokenizer_step(
+                tokenizer,
+                lesson_batch(game, batch, draw),
+                losses_of,
+                adam,
+                config.precision,
+                max_grad_norm,
+            )
             rate.step()
-            if tell: tell(update, losses)
+            if tell:
+                tell(update, losses)
     return tokenizer.eval()
 
 # %% ../nbs/A7_material.ipynb #9c1d0380
 def first_dictionary(tokenizer, frames, draw):
-    "A dictionary of uint8 frames (T,3,H,W) with as many entries as the codebook has room for, whose codes become the tokenizer's."
-    book, codes = dictionary(frames, tokenizer.vocabulary, tokenizer.grid, draw), tokenizer.quantizer.codebook.weight
+    """A dictionary of uint8 frames (T,3,H,W) with as many entries as the codebook has room for,
+    whose codes become the tokenizer's.
+    """
+    book, codes = (
+        dictionary(frames, tokenizer.vocabulary, tokenizer.grid, draw),
+        tokenizer.quantizer.codebook.weight,
+    )
     codes.data[:] = codes_of(book, codes.shape[1], draw)
     return book
 
+
 def codes_of(book, dim, draw):
-    "Codes (N,dim) of variance 1 for entries (N,3·p·p), like codes for like entries: their principal components, with the root of each one's weight, turned at random."
+    """Codes (N,dim) of variance 1 for entries (N,3·p·p), like codes for like entries.
+
+    Their principal components, with the root of each one's weight, turned at random.
+    """
     points = soften(book)
     u, s, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
     components = (u * s.sqrt())[:, :dim]
-    turned = F.pad(components, (0, dim - components.shape[1])) @ torch.linalg.qr(torch.randn(dim, dim, generator=draw)).Q
+    turned = (
+        F.pad(components, (0, dim - components.shape[1]))
+        @ torch.linalg.qr(torch.randn(dim, dim, generator=draw)).Q
+    )
     return turned / turned.square().mean().sqrt()
 
 # %% ../nbs/A7_material.ipynb #b49b2fe6
 def build_tokenizer(config):
     "The untrained tokenizer of a configuration, drawn from torch's global generator."
-    part = lambda name: maker(config, name)
-    return part("tokenizer")(config.tokenizer, config.autoencoder, encoder=part("encoder"), decoder=part("decoder"), quantizer=part("quantizer"))
+
+    def part(name):
+        return maker(config, name)
+
+    return part("tokenizer")(
+        config.tokenizer,
+        config.autoencoder,
+        encoder=part("encoder"),
+        decoder=part("decoder"),
+        quantizer=part("quantizer"),
+    )
 
 # %% ../nbs/A7_material.ipynb #fd9554fd
 def tokenizer_step(tokenizer, batch, losses_of, optimizer, precision, max_grad_norm):
-    "One optimiser step on the sum of losses_of(tokenizer, *batch), mixed with bfloat16 if the precision is bf16; returns the losses as numbers."
-    with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=precision == "bf16"): losses = losses_of(tokenizer, *batch)
+    """One optimiser step on the sum of losses_of(tokenizer, *batch), mixed with bfloat16 if the
+    precision is bf16; returns the losses as numbers.
+    """
+    with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
+        losses = losses_of(tokenizer, *batch)
     sum(losses.values()).backward()
     nn.utils.clip_grad_norm_(tokenizer.parameters(), max_grad_norm)
     optimizer.step()
@@ -417,139 +737,329 @@ def moving_error(drawn, frames, still):
     "Mean absolute error in [0,1] of drawn (B,3,H,W) on the pixels of frames that move."
     return (drawn - frames).abs()[moves(frames, still).expand_as(frames)].mean().item()
 
+
 def ball_found(drawn, frames, still, court, near=2):
-    "Share of frames (B,3,H,W) with a ball in the court (top, bottom, left, right) for which `drawn` has its strongest mark there within `near` pixels, and not fainter than a third."
+    """Share of frames (B,3,H,W) with a ball in the court (top, bottom, left, right) for which
+    `drawn` has its strongest mark there within `near` pixels, and not fainter than a third.
+    """
     top, bottom, left, right = court
+
     def strongest(pictures):
         mark, place = (pictures - still).abs().amax(1)[:, top:bottom, left:right].flatten(1).max(1)
         return mark, torch.stack([place // (right - left), place % (right - left)])
+
     (mark, place), (drawn_mark, drawn_place) = strongest(frames), strongest(drawn)
     found = ((place - drawn_place).abs().amax(0) <= near) & (drawn_mark > mark / 3)
     return found[mark > 0.1].float().mean().item()
+
 
 COURTS = {"Pong": (12, 58, 8, 56), "Breakout": (30, 56, 4, 60)}
 
 # %% ../nbs/A7_material.ipynb #3fbe2b5f
 @torch.no_grad()
 def tokenizer_facts(tokenizer, frames, court=None, batch=64):
-    "On uint8 frames (T,3,H,W) of one game: errors in [0,1] of all and of moving pixels, the latter also if the background is drawn; codes used, and their perplexity; with a court, the share of balls found."
+    """On uint8 frames (T,3,H,W) of one game.
+
+    Errors in [0,1] of all and of moving pixels, the latter also if the background is drawn; codes
+    used, and their perplexity; with a court, the share of balls found.
+    """
     tokens = torch.cat([tokenizer.encode(to_float(part)) for part in frames.split(batch)])
-    drawn, real, still = torch.cat([tokenizer.decode(part) for part in tokens.split(batch)]), to_float(frames), background(frames)
+    drawn, real, still = (
+        torch.cat([tokenizer.decode(part) for part in tokens.split(batch)]),
+        to_float(frames),
+        background(frames),
+    )
     used = codebook_usage(tokens, tokenizer.vocabulary)
-    facts = {"error": (drawn - real).abs().mean().item(), "moving": moving_error(drawn, real, still), "background": moving_error(still.expand_as(real), real, still),
-             "codes": round(used["used"] * tokenizer.vocabulary), "perplexity": used["perplexity"]}
+    facts = {
+        "error": (drawn - real).abs().mean().item(),
+        "moving": moving_error(drawn, real, still),
+        "background": moving_error(still.expand_as(real), real, still),
+        "codes": round(used["used"] * tokenizer.vocabulary),
+        "perplexity": used["perplexity"],
+    }
     return facts | ({"ball": ball_found(drawn, real, still, court)} if court else {})
 
 # %% ../nbs/A7_material.ipynb #793f88a3
-def make_tokenizer(name, config, folder=None, updates=3_000, batch=8, learning_rate=2e-3, **options):
-    "Train a tokenizer on the recording of the configuration's game (options of `train_tokenizer`) and write it as checkpoint NAME with what it measures on held-out frames."
+def make_tokenizer(
+    name, config, folder=None, updates=3_000, batch=8, learning_rate=2e-3, **options
+):
+    """Train a tokenizer on the recording of the configuration's game (options of `train_tokenizer`)
+    and write it as checkpoint NAME with what it measures on held-out frames.
+    """
     game, start = config.env.game, time.perf_counter()
-    tell = options.pop("tell", lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True))
-    tokenizer = train_tokenizer(episode_frames(game, "train", folder), config, updates, batch, learning_rate, tell=tell, **options)
-    held_out = tokenizer_facts(tokenizer, episode_frames(game, folder=folder)[::4], COURTS.get(game))
-    save_trained(name, {"tokenizer": tokenizer}, config, {
-        "about": f"tokenizer for {game}, {updates:,} updates", "command": f"iris-edu make checkpoints/{name}", "updates": updates,
-        "minutes": round((time.perf_counter() - start) / 60, 1), "held_out": held_out}, folder)
+    tell = options.pop(
+        "tell",
+        lambda update, losses: (
+            update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True)
+        ),
+    )
+    tokenizer = train_tokenizer(
+        episode_frames(game, "train", folder),
+        config,
+        updates,
+        batch,
+        learning_rate,
+        tell=tell,
+        **options,
+    )
+    held_out = tokenizer_facts(
+        tokenizer, episode_frames(game, folder=folder)[::4], COURTS.get(game)
+    )
+    save_trained(
+        name,
+        {"tokenizer": tokenizer},
+        config,
+        {
+            "about": f"tokenizer for {game}, {updates:,} updates",
+            "command": f"iris-edu make checkpoints/{name}",
+            "updates": updates,
+            "minutes": round((time.perf_counter() - start) / 60, 1),
+            "held_out": held_out,
+        },
+        folder,
+    )
+
 
 def changed(config, name, value):
     "The configuration with one field, named section.field, set to a value."
     section, field = name.split(".")
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
+    return dataclasses.replace(
+        config, **{section: dataclasses.replace(getattr(config, section), **{field: value})}
+    )
 
-PAPER = changed(dataclasses.replace(PRESETS["atari100k"], device="cpu", precision="bf16"), "tokenizer.perceptual_dropout", 0.0)
+
+PAPER = changed(
+    dataclasses.replace(PRESETS["atari100k"], device="cpu", precision="bf16"),
+    "tokenizer.perceptual_dropout",
+    0.0,
+)
 SMALLER = AutoencoderConfig(channels=48, groups=16, latent=128, patch=4)
-MATERIAL |= {f"checkpoints/{name}": partial(make_tokenizer, name, dataclasses.replace(PAPER, env=EnvConfig(game)))
-             for name, game in {"pong-16": "Pong", "breakout-16": "Breakout"}.items()}
-MATERIAL |= {f"checkpoints/alien-{tokens}": partial(make_tokenizer, f"alien-{tokens}", dataclasses.replace(
-                 PAPER, env=EnvConfig("Alien"), autoencoder=dataclasses.replace(SMALLER, tokens=tokens)), updates=1_500, batch=16, perceptual_every=6)
-             for tokens in (16, 64)}
+MATERIAL |= {
+    f"checkpoints/{name}": partial(
+        make_tokenizer, name, dataclasses.replace(PAPER, env=EnvConfig(game))
+    )
+    for name, game in {"pong-16": "Pong", "breakout-16": "Breakout"}.items()
+}
+MATERIAL |= {
+    f"checkpoints/alien-{tokens}": partial(
+        make_tokenizer,
+        f"alien-{tokens}",
+        dataclasses.replace(
+            PAPER, env=EnvConfig("Alien"), autoencoder=dataclasses.replace(SMALLER, tokens=tokens)
+        ),
+        updates=1_500,
+        batch=16,
+        perceptual_every=6,
+    )
+    for tokens in (16, 64)
+}
 
 # %% ../nbs/A7_material.ipynb #1ad8c2e6
 def token_segments(recording, tokens, count, steps, draw):
-    "`count` random segments of a recording whose frames have tokens (T,K): arguments of WorldModel.loss, each (count,steps,...)."
+    """`count` random segments of a recording whose frames have tokens (T,K).
+
+    Arguments of WorldModel.loss, each (count,steps,...).
+    """
     starts = torch.from_numpy(recording.starts)
     lengths = torch.diff(starts, append=torch.tensor([len(tokens)]))
     episode, first = UniformSegments()(lengths, count, steps, "start", draw)
     step = first[:, None] + torch.arange(steps)
     mask = step < lengths[episode][:, None]
     rows = (starts[episode][:, None] + step).clamp(max=len(tokens) - 1)
-    column = lambda values: torch.from_numpy(values)[rows]
-    return tokens[rows], column(recording.actions), column(recording.rewards), column(recording.terminated), mask
+
+    def column(values):
+        return torch.from_numpy(values)[rows]
+
+    return (
+        tokens[rows],
+        column(recording.actions),
+        column(recording.rewards),
+        column(recording.terminated),
+        mask,
+    )
 
 # %% ../nbs/A7_material.ipynb #3199d46f
-def train_world_model(recording, tokens, config, actions, updates, batch, learning_rate, seed=0, tell=None):
-    "A world model of `config` trained on a recording whose frames have tokens (T,K), in eval mode; tell(update, losses) hears of every update."
+def train_world_model(
+    recording, tokens, config, actions, updates, batch, learning_rate, seed=0, tell=None
+):
+    """A world model of `config` trained on a recording whose frames have tokens (T,K), in eval
+    mode; tell(update, losses) hears of every update.
+    """
     torch.manual_seed(seed)
     model, draw = build_agent(config, actions).world_model, torch.Generator().manual_seed(seed)
     adam = torch.optim.AdamW(parameter_groups(model, config.training.weight_decay), learning_rate)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, learning_rate, updates, pct_start=0.1)
     with one_thread():
         for update in range(1, updates + 1):
-            losses = model.loss(*token_segments(recording, tokens, batch, config.world_model.steps, draw))
+            losses = model.loss(
+                *token_segments(recording, tokens, batch, config.world_model.steps, draw)
+            )
             sum(losses.values()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.training.max_grad_norm)
-            adam.step(); adam.zero_grad(set_to_none=True); rate.step()
-            if tell: tell(update, {name: loss.item() for name, loss in losses.items()})
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+            rate.step()
+            if tell:
+                tell(update, {name: loss.item() for name, loss in losses.items()})
     return model.eval()
 
 # %% ../nbs/A7_material.ipynb #3f3cd14c
 def make_dream(name, tokenizer, config, folder=None, updates=4_000, batch=32, learning_rate=3e-3):
-    "Train a world model on the recording of the configuration's game in the tokens of checkpoint `tokenizer`, and write it as checkpoint NAME with what its dream gets wrong on the held-out game."
-    (reader,), game, start = load_trained(tokenizer, folder).need("tokenizer"), config.env.game, time.perf_counter()
+    """Train a world model on the recording of the configuration's game in the tokens of checkpoint
+    `tokenizer`, and write it as checkpoint NAME with what its dream gets wrong on the held-out
+    game.
+    """
+    (reader,), game, start = (
+        load_trained(tokenizer, folder).need("tokenizer"),
+        config.env.game,
+        time.perf_counter(),
+    )
     recording = load_episodes(game, "train", folder)
-    tokens = torch.cat([reader.encode(to_float(part)) for part in episode_frames(game, "train", folder).split(64)])
-    tell = lambda update, losses: update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True)
-    model = train_world_model(recording, tokens, config, _actions(config), updates, batch, learning_rate, tell=tell)
+    tokens = torch.cat(
+        [reader.encode(to_float(part)) for part in episode_frames(game, "train", folder).split(64)]
+    )
+
+    def tell(update, losses):
+        return update % 100 or print(f"update {update:>5}/{updates}", losses, flush=True)
+
+    model = train_world_model(
+        recording, tokens, config, _actions(config), updates, batch, learning_rate, tell=tell
+    )
     minutes = round((time.perf_counter() - start) / 60, 1)
-    held_out = dream_facts(Dream(reader, model, config=config.imagination), load_episodes(game, folder=folder))
-    save_trained(name, {"world_model": model}, config, {
-        "about": f"world model for {game} in the tokens of {tokenizer}, {sum(p.numel() for p in model.parameters()):,} parameters, {updates:,} updates",
-        "command": f"iris-edu make checkpoints/{name}", "tokenizer": tokenizer,
-        "tokenizer_sha256": fingerprint(data_folder(folder) / agent_file(tokenizer))[1], "updates": updates, "minutes": minutes, "held_out": held_out}, folder)
+    held_out = dream_facts(
+        Dream(reader, model, config=config.imagination), load_episodes(game, folder=folder)
+    )
+    save_trained(
+        name,
+        {"world_model": model},
+        config,
+        {
+            "about": f"world model for {game} in the tokens of {tokenizer}, {sum(p.numel() for p in model.parameters()):,} parameters, {updates:,} updates",
+            "command": f"iris-edu make checkpoints/{name}",
+            "tokenizer": tokenizer,
+            "tokenizer_sha256": fingerprint(data_folder(folder) / agent_file(tokenizer))[1],
+            "updates": updates,
+            "minutes": minutes,
+            "held_out": held_out,
+        },
+        folder,
+    )
+
 
 def dream_facts(dream, recording, segments=192, steps=11):
-    "Errors of a dream after 1, 5 and 10 steps on a recording, beside its forecasts without knowledge (chapter 10)."
+    """Errors of a dream after 1, 5 and 10 steps on a recording, beside its forecasts without
+    knowledge (chapter 10).
+    """
     replay = Replay(ReplayConfig(capacity=len(recording)), recording.frames.shape[1])
     replay.extend(recording)
-    errors = k_step_error(dream, replay.sample(segments, steps, generator(0, "held out")), generator(0, "dream"))
-    return {measure: {name: [round(float(values[k - 1]), 4) for k in (1, 5, 10)] for name, values in forecasts.items()} for measure, forecasts in errors.items()}
+    errors = k_step_error(
+        dream, replay.sample(segments, steps, generator(0, "held out")), generator(0, "dream")
+    )
+    return {
+        measure: {
+            name: [round(float(values[k - 1]), 4) for k in (1, 5, 10)]
+            for name, values in forecasts.items()
+        }
+        for measure, forecasts in errors.items()
+    }
 
-REDUCED = {"transformer": TransformerConfig(layers=3, heads=4, width=128, init_std=0.09),
-           "world_model": WorldModelConfig(steps=4), "imagination": ImaginationConfig(keep_frames=2)}
-MATERIAL["checkpoints/pong-dream"] = partial(make_dream, "pong-dream", "pong-16", dataclasses.replace(PAPER, env=EnvConfig("Pong"), **REDUCED))
+
+REDUCED = {
+    "transformer": TransformerConfig(layers=3, heads=4, width=128, init_std=0.09),
+    "world_model": WorldModelConfig(steps=4),
+    "imagination": ImaginationConfig(keep_frames=2),
+}
+MATERIAL["checkpoints/pong-dream"] = partial(
+    make_dream,
+    "pong-dream",
+    "pong-16",
+    dataclasses.replace(PAPER, env=EnvConfig("Pong"), **REDUCED),
+)
 
 # %% ../nbs/A7_material.ipynb #e7b2893e
 def keep_run(name, run_dir, folder=None):
-    "Write the agent of a run as checkpoint NAME; its facts are the last value of everything the run measured."
+    """Write the agent of a run as checkpoint NAME.
+
+    Its facts are the last value of everything the run measured.
+    """
     (config, agent), records = load_run(run_dir, "cpu"), read_metrics(run_dir)
-    last = {key: value for record in records for key, value in record.items() if not key.endswith("/seconds")}
-    seconds = sum(value for record in records for key, value in record.items() if key.endswith("/seconds"))
-    save_trained(name, {part: getattr(agent, part) for part in LEARNERS}, config, {
-        "about": f"agent for {config.env.game}, {last['epoch']} epochs, {last['steps']:,} steps", "command": f"iris-edu make checkpoints/{name}",
-        "minutes": round(seconds / 60, 1), "last": last, "versions": read_run(run_dir).versions}, folder, last["epoch"])
+    last = {
+        key: value
+        for record in records
+        for key, value in record.items()
+        if not key.endswith("/seconds")
+    }
+    seconds = sum(
+        value for record in records for key, value in record.items() if key.endswith("/seconds")
+    )
+    save_trained(
+        name,
+        {part: getattr(agent, part) for part in LEARNERS},
+        config,
+        {
+            "about": f"agent for {config.env.game}, {last['epoch']} epochs, {last['steps']:,} steps",
+            "command": f"iris-edu make checkpoints/{name}",
+            "minutes": round(seconds / 60, 1),
+            "last": last,
+            "versions": read_run(run_dir).versions,
+        },
+        folder,
+        last["epoch"],
+    )
 
 # %% ../nbs/A7_material.ipynb #6c4b8fd9
 def make_agent(name, config, folder=None):
-    "Train an agent in the run folder material-NAME, or go on there, and keep it as checkpoint NAME."
+    """Train an agent in the run folder material-NAME, or go on there, and keep it as checkpoint
+    NAME.
+    """
     run_dir = load_settings().runs / f"material-{name}"
     train(config, run_dir)
     keep_run(name, run_dir, folder)
+
 
 MATERIAL["checkpoints/catch-small"] = partial(make_agent, "catch-small", PRESETS["small"])
 
 # %% ../nbs/A7_material.ipynb #cdddd951
 COLUMNS = ("run", "epoch", "steps", "minutes", "episodes", "return", "transition")
 
+
 def learning_rows(label, run_dir):
-    "One row of COLUMNS for every evaluation of a finished run, and one for the 100 episodes of chapter 10; minutes count all phases, transition is the world model's last loss."
+    """One row of COLUMNS for every evaluation of a finished run, and one for the 100 episodes of
+    chapter 10; minutes count all phases, transition is the world model's last loss.
+    """
     rows, seconds, transition = [], 0.0, ""
     for line in read_metrics(run_dir):
         seconds += sum(value for key, value in line.items() if key.endswith("/seconds"))
-        transition = round(line["world_model/transition"], 4) if "world_model/transition" in line else transition
+        transition = (
+            round(line["world_model/transition"], 4)
+            if "world_model/transition" in line
+            else transition
+        )
         if "evaluate/return" in line:
-            rows.append((label, line["epoch"], line["steps"], round(seconds / 60, 2), line["evaluate/episodes"], line["evaluate/return"], transition))
+            rows.append(
+                (
+                    label,
+                    line["epoch"],
+                    line["steps"],
+                    round(seconds / 60, 2),
+                    line["evaluate/episodes"],
+                    line["evaluate/return"],
+                    transition,
+                )
+            )
     final = evaluate_run(run_dir, device="cpu")
-    return [*rows, (label, final["epoch"], final["steps"], round(seconds / 60, 2), len(final["returns"]), final["mean"], transition)]
+    return [
+        *rows,
+        (
+            label,
+            final["epoch"],
+            final["steps"],
+            round(seconds / 60, 2),
+            len(final["returns"]),
+            final["mean"],
+            transition,
+        ),
+    ]
 
 # %% ../nbs/A7_material.ipynb #12819378
 def make_learning(name, configs, folder=None):
@@ -562,18 +1072,32 @@ def make_learning(name, configs, folder=None):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     atomic_write(data_folder(folder) / f"learning/{name}.csv", text.getvalue().encode())
-    note(f"learning/{name}.csv", f"returns of {len(configs)} runs while they learn: {', '.join(configs)}", folder)
+    note(
+        f"learning/{name}.csv",
+        f"returns of {len(configs)} runs while they learn: {', '.join(configs)}",
+        folder,
+    )
+
 
 SEEDS = {f"seed {seed}": dataclasses.replace(PRESETS["small"], seed=seed) for seed in range(7)}
-CHANGES = {"as it is": PRESETS["small"]} | {label: changed(PRESETS["small"], name, value) for label, name, value in (
-    ("world model untrained", "training.world_model_after", PRESETS["small"].training.epochs),
-    ("convolutional encoder", "parts.encoder", "conv"),
-    ("init_std 0.02", "transformer.init_std", 0.02),
-    ("no revival", "training.revive_every", 0),
-    ("four convolutions in the policy", "actor_critic.channels", (16, 32, 32, 64)))}
-CHANGES |= {"entropy 0.003, seed 1": changed(SEEDS["seed 1"], "actor_critic.entropy", 0.003),
-            "gradients up to 10, seed 5": changed(SEEDS["seed 5"], "training.max_grad_norm", 10.0)}
-MATERIAL |= {"learning/small": partial(make_learning, "small", SEEDS), "learning/changes": partial(make_learning, "changes", CHANGES)}
+CHANGES = {"as it is": PRESETS["small"]} | {
+    label: changed(PRESETS["small"], name, value)
+    for label, name, value in (
+        ("world model untrained", "training.world_model_after", PRESETS["small"].training.epochs),
+        ("convolutional encoder", "parts.encoder", "conv"),
+        ("init_std 0.02", "transformer.init_std", 0.02),
+        ("no revival", "training.revive_every", 0),
+        ("four convolutions in the policy", "actor_critic.channels", (16, 32, 32, 64)),
+    )
+}
+CHANGES |= {
+    "entropy 0.003, seed 1": changed(SEEDS["seed 1"], "actor_critic.entropy", 0.003),
+    "gradients up to 10, seed 5": changed(SEEDS["seed 5"], "training.max_grad_norm", 10.0),
+}
+MATERIAL |= {
+    "learning/small": partial(make_learning, "small", SEEDS),
+    "learning/changes": partial(make_learning, "changes", CHANGES),
+}
 
 # %% ../nbs/A7_material.ipynb #ff96a791
 def load_learning(name, folder=None):
@@ -581,7 +1105,13 @@ def load_learning(name, folder=None):
     runs = {}
     path = whole(f"learning/{name}.csv", folder)
     for row in read_table(path, COLUMNS):
-        try: numbers = {key: value if key == "run" else float(value or "nan") for key, value in row.items()}
-        except ValueError as error: raise UserError(f"{path} is damaged ({error}): {remake(f'learning/{name}.csv')}") from None
+        try:
+            numbers = {
+                key: value if key == "run" else float(value or "nan") for key, value in row.items()
+            }
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged ({error}): {remake(f'learning/{name}.csv')}"
+            ) from None
         runs.setdefault(row["run"], []).append(numbers)
     return runs

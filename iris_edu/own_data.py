@@ -19,12 +19,12 @@ from typing import Annotated
 
 import numpy as np
 
-from .settings import UserError
-from .typed import Count, Maybe, Whole, at_least
-from .files import digest, make_folder, read_json, say, sentences, sum_of, write_json
 from .envs import resize
+from .files import digest, make_folder, read_json, say, sentences, sum_of, write_json
 from .replay import Recording, Replay, concatenate, load_recording, save_recording
+from .settings import UserError
 from .sources import STEPS, Step, declared_actions, every_step
+from .typed import Count, Maybe, Whole, at_least
 
 # %% ../nbs/A19_own_data.ipynb #d1ef0100
 DATASET, FEWEST, BYTES_A_FILE = "dataset.json", 10, 1000 * 3 * 64 * 64
@@ -33,6 +33,7 @@ DATASET, FEWEST, BYTES_A_FILE = "dataset.json", 10, 1000 * 3 * 64 * 64
 @dataclass(frozen=True)
 class Dataset:
     "What dataset.json says about a folder of recordings."
+
     source: Maybe
     "Where they came from."
     actions: Count
@@ -50,7 +51,14 @@ class Dataset:
     @property
     def sum(self) -> str:
         "One sum for all that a run learns from."
-        return digest(f"{name} {value};" for name, value in [("actions", self.actions), ("held_out", self.held_out), *self.files.items()])
+        return digest(
+            f"{name} {value};"
+            for name, value in [
+                ("actions", self.actions),
+                ("held_out", self.held_out),
+                *self.files.items(),
+            ]
+        )
 
 
 def content_sum(recording: Recording) -> str:
@@ -59,28 +67,49 @@ def content_sum(recording: Recording) -> str:
 
 # %% ../nbs/A19_own_data.ipynb #2e456583
 def first_held_out(begins: list[int], steps: int) -> int:
-    "The step with which the held-out part begins: the last tenth of the episodes, which begin at `begins`, but at least one; of one episode the last tenth of its `steps`."
-    if len(begins) == 1: return steps - max(2, steps // 10)
+    """The step with which the held-out part begins.
+
+    The last tenth of the episodes, which begin at `begins`, but at least one; of one episode the
+    last tenth of its `steps`.
+    """
+    if len(begins) == 1:
+        return steps - max(2, steps // 10)
     return begins[-max(1, len(begins) // 10)]
 
 
-def import_recordings(source, to, size: int = 64, actions: int | None = None, table=None) -> Dataset:
-    """Turn what `source` holds into recordings in the new folder `to`, with frames of `size` pixels; returns what dataset.json says.
+def import_recordings(
+    source, to, size: int = 64, actions: int | None = None, table=None
+) -> Dataset:
+    """Turn what `source` holds into recordings in the new folder `to`, with frames of `size`
+    pixels; returns what dataset.json says.
 
-    `actions` is how many there are, if more than those that occur; `table` names the CSV file of pictures or of a film. UserError for
+    `actions` is how many there are, if more than those that occur; `table` names the CSV file of
+    pictures or of a film. UserError for
     everything that cannot be read or does not fit, and nothing is left of `to` then.
     """
     begins, highest, steps, files = [], (actions or 1) - 1, 0, {}
     with new_folder(to) as folder:
-        for number, rows in enumerate(in_lots(every_step(source, size, table), max(1, BYTES_A_FILE // (3 * size**2))), 1):
+        for number, rows in enumerate(
+            in_lots(every_step(source, size, table), max(1, BYTES_A_FILE // (3 * size**2))), 1
+        ):
             recording, name = recording_of(rows), f"recording_{number:05d}.npz"
             save_recording(folder / name, recording)
             begins += (recording.starts + steps).tolist()
-            highest, steps, files[name] = max(highest, int(recording.actions.max())), steps + len(recording), content_sum(recording)
-        if actions and highest >= actions: raise UserError(f"{source} holds the action {highest}: it cannot have {actions} actions, so give a larger number with --actions, or leave it out")
-        if steps < FEWEST: raise UserError(f"{source} holds {steps} steps: record at least {FEWEST}")
+            highest, steps, files[name] = (
+                max(highest, int(recording.actions.max())),
+                steps + len(recording),
+                content_sum(recording),
+            )
+        if actions and highest >= actions:
+            raise UserError(
+                f"{source} holds the action {highest}: it cannot have {actions} actions, so give a larger number with --actions, or leave it out"
+            )
+        if steps < FEWEST:
+            raise UserError(f"{source} holds {steps} steps: record at least {FEWEST}")
         count = max(highest + 1, declared_actions(source) or 1)
-        dataset = Dataset(Path(source).name, count, size, steps, len(begins), first_held_out(begins, steps), files)
+        dataset = Dataset(
+            Path(source).name, count, size, steps, len(begins), first_held_out(begins, steps), files
+        )
         write_json(folder / DATASET, asdict(dataset))
     return dataset
 
@@ -88,70 +117,113 @@ def import_recordings(source, to, size: int = 64, actions: int | None = None, ta
 def in_lots(things: Iterable, size: int) -> Iterator[list]:
     "Lists of `size` things, the last one shorter."
     things = iter(things)
-    while lot := list(islice(things, size)): yield lot
+    while lot := list(islice(things, size)):
+        yield lot
 
 
 def recording_of(rows: list[Step]) -> Recording:
     "The recording of some steps; nobody knows the seeds of their games, so they are 0."
     _, frames, actions, rewards, terminated, truncated = (np.array(column) for column in zip(*rows))
     starts = np.flatnonzero([row.begins for row in rows])
-    return Recording(np.zeros(len(starts), np.int64), starts, actions.astype(np.int64), rewards.astype(np.float32), terminated, truncated, frames)
+    return Recording(
+        np.zeros(len(starts), np.int64),
+        starts,
+        actions.astype(np.int64),
+        rewards.astype(np.float32),
+        terminated,
+        truncated,
+        frames,
+    )
 
 
 @contextmanager
 def new_folder(to):
-    "Inside, a folder to write into; it gets its name when all is written, and is taken away if something fails. UserError if there is one of that name."
+    """Inside, a folder to write into.
+
+    It gets its name when all is written, and is taken away if something fails. UserError if there
+    is one of that name.
+    """
     to = Path(to)
-    with sentences(to): taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
-    if taken: raise UserError(f"{to} is there already, and nothing is overwritten: choose another folder with --to")
+    with sentences(to):
+        taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
+    if taken:
+        raise UserError(
+            f"{to} is there already, and nothing is overwritten: choose another folder with --to"
+        )
     alone = not to.parent.exists()  # the folder above is made too, and taken away again
     folder = make_folder(to.parent / f".{to.name[:40]}.{secrets.token_hex(4)}")
     try:
         yield folder
         with sentences(to, "was not written"):
-            if to.exists(): to.rmdir()
+            if to.exists():
+                to.rmdir()
             folder.replace(to)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
-            if alone: to.parent.rmdir()
+            if alone:
+                to.parent.rmdir()
         raise
 
 # %% ../nbs/A19_own_data.ipynb #bb9b6fbf
 def read_dataset(folder) -> Dataset:
     "What dataset.json of a folder says; UserError if there is none, or it is damaged."
     path, again = Path(folder) / DATASET, f"make it again with iris-edu import FILE --to {folder}"
-    with sentences(path): there = path.exists()
-    if not there: raise UserError(f"there is no {path}, which describes recordings: put the folder there, or {again}")
+    with sentences(path):
+        there = path.exists()
+    if not there:
+        raise UserError(
+            f"there is no {path}, which describes recordings: put the folder there, or {again}"
+        )
     return read_json(path, Dataset, mend=again)
 
 
 def load_recordings(folder, size: int | None = None) -> Iterator[Recording]:
-    "The recordings of a folder in their order, one at a time, with frames of `size` pixels; UserError for one that is missing, damaged, or another than dataset.json says."
-    dataset, again = read_dataset(folder), f"make the folder again with iris-edu import FILE --to {folder}"
+    """The recordings of a folder in their order, one at a time, with frames of `size` pixels.
+
+    UserError for one that is missing, damaged, or another than dataset.json says.
+    """
+    dataset, again = (
+        read_dataset(folder),
+        f"make the folder again with iris-edu import FILE --to {folder}",
+    )
     for name, noted in dataset.files.items():
-        if not re.fullmatch(r"recording_\d{5,9}\.npz", name): raise UserError(f"{folder}/{DATASET} is damaged (it names the file {name!r}): {again}")
+        if not re.fullmatch(r"recording_\d{5,9}\.npz", name):
+            raise UserError(f"{folder}/{DATASET} is damaged (it names the file {name!r}): {again}")
         recording = load_recording(Path(folder) / name, again)
-        if content_sum(recording) != noted: raise UserError(f"{Path(folder) / name} has changed since it was imported: {again}")
-        if recording.frames is None or recording.actions.max() >= dataset.actions: raise UserError(f"{Path(folder) / name} does not fit {DATASET}: {again}")
-        if size and size != recording.frames.shape[1]: recording = replace(recording, frames=np.stack([resize(frame, size) for frame in recording.frames]))
+        if content_sum(recording) != noted:
+            raise UserError(f"{Path(folder) / name} has changed since it was imported: {again}")
+        if recording.frames is None or recording.actions.max() >= dataset.actions:
+            raise UserError(f"{Path(folder) / name} does not fit {DATASET}: {again}")
+        if size and size != recording.frames.shape[1]:
+            recording = replace(
+                recording, frames=np.stack([resize(frame, size) for frame in recording.frames])
+            )
         yield recording
 
 
 def cut(recording: Recording, first: int, last: int) -> Recording:
     "The steps `first` to `last`-1 of a recording."
-    rows = {name: getattr(recording, name)[max(first, 0):max(last, 0)] for name in (*STEPS, "frames")}
+    rows = {
+        name: getattr(recording, name)[max(first, 0) : max(last, 0)] for name in (*STEPS, "frames")
+    }
     kept = (recording.starts >= first) & (recording.starts < last)
     return Recording(recording.seeds[kept], recording.starts[kept] - max(first, 0), **rows)
 
 # %% ../nbs/A19_own_data.ipynb #5245f696
 class Recorded:
-    "The recordings of a folder where a run has a game: a replay is filled with those to learn from, another, `held_out`, with the rest."
+    """The recordings of a folder where a run has a game.
+
+    A replay is filled with those to learn from, another, `held_out`, with the rest.
+    """
 
     def __init__(self, folder, replay: Replay, size: int):
         self.folder, self.replay, self.dataset = folder, replay, read_dataset(folder)
         rest = self.dataset.steps - self.dataset.held_out
-        if not 0 < rest < self.dataset.steps: raise UserError(f"{folder}/{DATASET} is damaged (held_out is {self.dataset.held_out}): make the folder again with iris-edu import FILE --to {folder}")
+        if not 0 < rest < self.dataset.steps:
+            raise UserError(
+                f"{folder}/{DATASET} is damaged (held_out is {self.dataset.held_out}): make the folder again with iris-edu import FILE --to {folder}"
+            )
         self.held_out = Replay(replace(replay.config, capacity=rest), size, replay.frames.device)
         self.fill(size)
 
@@ -165,19 +237,33 @@ class Recorded:
         done = 0
         for recording in load_recordings(self.folder, size):
             border = self.dataset.held_out - done
-            for replay, part in ((self.replay, cut(recording, 0, border)), (self.held_out, cut(recording, border, len(recording)))):
-                if len(part): replay.extend(part)
+            for replay, part in (
+                (self.replay, cut(recording, 0, border)),
+                (self.held_out, cut(recording, border, len(recording))),
+            ):
+                if len(part):
+                    replay.extend(part)
             done += len(recording)
-        if done != self.dataset.steps: raise UserError(f"{self.folder} holds {done} steps and {DATASET} says {self.dataset.steps}: make it again with iris-edu import FILE --to {self.folder}")
+        if done != self.dataset.steps:
+            raise UserError(
+                f"{self.folder} holds {done} steps and {DATASET} says {self.dataset.steps}: make it again with iris-edu import FILE --to {self.folder}"
+            )
         forgotten = self.dataset.held_out - self.replay.num_steps
-        if forgotten: say(f"{forgotten:,} of {self.dataset.held_out:,} recorded steps, the oldest, do not fit into the replay: --replay.capacity {self.dataset.held_out} keeps all")
+        if forgotten:
+            say(
+                f"{forgotten:,} of {self.dataset.held_out:,} recorded steps, the oldest, do not fit into the replay: --replay.capacity {self.dataset.held_out} keeps all"
+            )
 
 # %% ../nbs/A19_own_data.ipynb #ed42cd4d
 def held_out_part(folder, size: int, most: int = 1000) -> Recording:
-    "The first `most` steps, at most, of the held-out part of a folder, as one recording: frames to look at and to dream from."
+    """The first `most` steps, at most, of the held-out part of a folder, as one recording.
+
+    Frames to look at and to dream from.
+    """
     done, pieces, first = 0, [], read_dataset(folder).held_out
     for recording in load_recordings(folder, size):
         piece = cut(recording, first - done, min(first - done + most, len(recording)))
-        if len(piece): pieces.append(piece)
+        if len(piece):
+            pieces.append(piece)
         done += len(recording)
     return concatenate(pieces)

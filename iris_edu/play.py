@@ -9,50 +9,75 @@ __all__ = ['KEYS', 'ASK_EVERY', 'STAY_HOME', 'opened', 'recorded', 'Seen', 'Advi
            'pad_of', 'play_page', 'serve', 'serve_pad']
 
 # %% ../nbs/A10_play.ipynb #173107c7
-import asyncio, contextlib, json, os, socket, subprocess, sys, tempfile, time
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
 import ipywidgets
 import numpy as np
 import torch
 from PIL import Image
-from .settings import UserError
-from .plots import to_uint8
-from .typed import Positive, Seed, Whole
-from .files import atomic_write, read_json, say
-from .replay import record, to_float
-from .config import game_of, make_environment
-from .own_data import held_out_part
+
 from .agent import load_trained
-from .runs import end_with_parent, generator
-from .speed import one_thread, side_by_side
-from .material import load_episodes
-from .store import state
-from .widgets import Gallery, View, action_names, row
+from .config import game_of, make_environment
+from .files import atomic_write, read_json, say
 from .futures import at_temperature
+from .material import load_episodes
+from .own_data import held_out_part
+from .plots import to_uint8
+from .replay import record, to_float
+from .runs import end_with_parent, generator
+from .settings import UserError
+from .speed import one_thread, side_by_side
+from .store import state
+from .typed import Positive, Seed, Whole
+from .widgets import Gallery, View, action_names, row
 
 # %% ../nbs/A10_play.ipynb #fbf3a9e3
 def opened(name, trust=()):
-    "An agent by its shipped name, its run folder or its file, as Trained, with a recording of its game; UserError if there is none."
+    """An agent by its shipped name, its run folder or its file, as Trained, with a recording of its
+    game; UserError if there is none.
+    """
     trained = load_trained(name, trust=trust)
     trained.need("tokenizer", "world_model")
     return trained, recorded(trained.config)
 
 # %% ../nbs/A10_play.ipynb #acf26c49
 def recorded(config, steps=200):
-    "Real frames of the game of a configuration: held-out ones of own recordings, the shipped recording of its size, else `steps` steps of random play."
-    if config.data: return held_out_part(config.data, config.env.size)
+    """Real frames of the game of a configuration.
+
+    Held-out ones of own recordings, the shipped recording of its size, else `steps` steps of random
+    play.
+    """
+    if config.data:
+        return held_out_part(config.data, config.env.size)
     shipped = config.env.size == 64 and state(f"episodes/{game_of(config)}.npz") == "whole"
-    if shipped: return load_episodes(game_of(config))
+    if shipped:
+        return load_episodes(game_of(config))
     env, draw = make_environment(config), np.random.default_rng(0)
-    try: return record(env, lambda frame: draw.integers(env.action_space.n), steps)
-    finally: env.close()
+    try:
+        return record(env, lambda frame: draw.integers(env.action_space.n), steps)
+    finally:
+        env.close()
 
 # %% ../nbs/A10_play.ipynb #21f46717
 class Seen(NamedTuple):
-    "What a player knows after a step: frame uint8 (H,W,3), reward, return so far, whether the game has ended, and how many actions the context still holds (None in the real game)."
+    """What a player knows after a step.
+
+    Frame uint8 (H,W,3), reward, return so far, whether the game has ended, and how many actions the
+    context still holds (None in the real game).
+    """
+
     frame: np.ndarray
     reward: float
     total: float
@@ -61,12 +86,19 @@ class Seen(NamedTuple):
 
 # %% ../nbs/A10_play.ipynb #b02f85a6
 class Adviser:
-    "The agent beside a player: it looks at each frame, and can be asked what it would do; without a policy it sees nothing."
-    def __init__(self, trained): self.trained, self.mind = trained, None
+    """The agent beside a player: it looks at each frame, and can be asked what it would do.
+
+    Without a policy it sees nothing.
+    """
+
+    def __init__(self, trained):
+        self.trained, self.mind = trained, None
 
     def wake(self):
         "Begin a game, with nothing seen yet."
-        self.mind = self.trained.actor_critic.initial_state(1) if self.trained.actor_critic else None
+        self.mind = (
+            self.trained.actor_critic.initial_state(1) if self.trained.actor_critic else None
+        )
 
     @torch.inference_mode()
     def look(self, frames):
@@ -75,13 +107,17 @@ class Adviser:
         self.value = value.item()
 
     def advice(self, temperature=1.0):
-        "What the agent would do now: probabilities (A,) and the value of the frame; UserError without a policy."
+        """What the agent would do now: probabilities (A,) and the value of the frame.
+
+        UserError without a policy.
+        """
         self.trained.need("actor_critic")
         return (self.logits[0] / temperature).softmax(0), self.value
 
 # %% ../nbs/A10_play.ipynb #1363c532
 class Game(Adviser):
     "One game, real or dreamt, played step by step; as an environment it holds its own state."
+
     def __init__(self, trained, recording):
         super().__init__(trained)
         self.recording, self.env = recording, None
@@ -89,38 +125,67 @@ class Game(Adviser):
     @torch.inference_mode()
     def start(self, dreamt=True, frame=0, seed=0):
         "Begin a dream from a recorded frame, or a real game from a seed; returns Seen."
-        if not 0 <= frame < len(self.recording): raise UserError(f"There is no frame {frame}: the recording holds 0 to {len(self.recording) - 1}.")
-        if not dreamt and self.env is None: self.env = make_environment(self.trained.config)  # if there is none, the game before goes on
-        self.dreamt, self.frame, self.seed, self.steps, self.draw = dreamt, frame, seed, [], generator(seed, "play")
+        if not 0 <= frame < len(self.recording):
+            raise UserError(
+                f"There is no frame {frame}: the recording holds 0 to {len(self.recording) - 1}."
+            )
+        # if there is none, the game before goes on
+        if not dreamt and self.env is None:
+            self.env = make_environment(self.trained.config)
+        self.dreamt, self.frame, self.seed, self.steps, self.draw = (
+            dreamt,
+            frame,
+            seed,
+            [],
+            generator(seed, "play"),
+        )
         self.wake()
         if not dreamt:
             return self.see(self.env.reset(seed=seed)[0], 0.0, False)
-        self.state = self.trained.dream.begin(to_float(torch.from_numpy(self.recording.frames[frame]).permute(2, 0, 1)[None]))
+        self.state = self.trained.dream.begin(
+            to_float(torch.from_numpy(self.recording.frames[frame]).permute(2, 0, 1)[None])
+        )
         return self.see(to_uint8(self.state.frames[0]), 0.0, False)
 
     @torch.inference_mode()
     def step(self, action, temperature=1.0):
         "Do an action; returns Seen. UserError if the game is over."
-        if self.now.ended: raise UserError("The game is over: start again.")
+        if self.now.ended:
+            raise UserError("The game is over: start again.")
         self.steps.append((int(action), float(temperature)))
         if not self.dreamt:
             frame, reward, terminated, truncated, _ = self.env.step(int(action))
             return self.see(frame, float(reward), terminated or truncated)
-        self.state, reward, ending = at_temperature(self.trained, temperature).step(self.state, torch.tensor([int(action)]), self.draw)
+        self.state, reward, ending = at_temperature(self.trained, temperature).step(
+            self.state, torch.tensor([int(action)]), self.draw
+        )
         return self.see(to_uint8(self.state.frames[0]), reward.item(), bool(ending))
 
     def see(self, frame, reward, ended):
         "Note what happened, and let the agent look at it."
         total = reward + (self.now.total if self.steps else 0.0)
-        self.now = Seen(frame, reward, total, ended, self.trained.world_model.room(self.state.memory) if self.dreamt else None)
+        self.now = Seen(
+            frame,
+            reward,
+            total,
+            ended,
+            self.trained.world_model.room(self.state.memory) if self.dreamt else None,
+        )
         if self.mind is not None:
-            self.look(self.state.frames if self.dreamt else self.trained.tokenizer.reconstruct(to_float(torch.from_numpy(frame.copy()).permute(2, 0, 1)[None])))
+            self.look(
+                self.state.frames
+                if self.dreamt
+                else self.trained.tokenizer.reconstruct(
+                    to_float(torch.from_numpy(frame.copy()).permute(2, 0, 1)[None])
+                )
+            )
         return self.now
 
 # %% ../nbs/A10_play.ipynb #b0ab629c
 @dataclass(frozen=True)
 class Session:
     "What was played, enough to play it again."
+
     game: str
     dreamt: bool
     frame: Whole
@@ -129,47 +194,107 @@ class Session:
     total: float
     iris_edu: str = "session"
 
+
 def save_session(game, path):
     "Write a Game as a file that `load_session` plays again: JSON, about 10 bytes a step."
-    session = Session(game_of(game.trained.config), game.dreamt, game.frame, game.seed, tuple(game.steps), game.now.total)
+    session = Session(
+        game_of(game.trained.config),
+        game.dreamt,
+        game.frame,
+        game.seed,
+        tuple(game.steps),
+        game.now.total,
+    )
     atomic_write(path, json.dumps(asdict(session)).encode())
 
 # %% ../nbs/A10_play.ipynb #cb01e332
 def load_session(path, trained, recording):
-    "Play a session again: the Game after its last step, and every Seen; UserError if the file is none or the game goes differently."
+    """Play a session again: the Game after its last step, and every Seen.
+
+    UserError if the file is none or the game goes differently.
+    """
     kept = read_json(path, Session, mend="save a session with the pad")
-    if kept.game != game_of(trained.config): raise UserError(f"{path} is a session of {kept.game}, but this model plays {game_of(trained.config)}.")
+    if kept.game != game_of(trained.config):
+        raise UserError(
+            f"{path} is a session of {kept.game}, but this model plays {game_of(trained.config)}."
+        )
     unknown = {action for action, _ in kept.steps} - set(range(len(action_names(trained.config))))
-    if unknown: raise UserError(f"{path} holds the action {unknown.pop()}, which {kept.game} does not have.")
+    if unknown:
+        raise UserError(
+            f"{path} holds the action {unknown.pop()}, which {kept.game} does not have."
+        )
     game = Game(trained, recording)
-    seen = [game.start(kept.dreamt, kept.frame, kept.seed)] + [game.step(*step) for step in kept.steps]
-    if abs(seen[-1].total - kept.total) > 1e-6: raise UserError(f"{path} was played with another model: its return was {kept.total:g}, here it is {seen[-1].total:g}.")
+    seen = [game.start(kept.dreamt, kept.frame, kept.seed)] + [
+        game.step(*step) for step in kept.steps
+    ]
+    if abs(seen[-1].total - kept.total) > 1e-6:
+        raise UserError(
+            f"{path} was played with another model: its return was {kept.total:g}, here it is {seen[-1].total:g}."
+        )
     return game, seen
 
 # %% ../nbs/A10_play.ipynb #ad66e6e2
 def save_gif(frames, path, scale=4, rate=15):
     "Write frames (T,H,W,3) as an endless GIF, every pixel `scale` wide, `rate` frames a second."
-    images = [Image.fromarray(to_uint8(frame).repeat(scale, 0).repeat(scale, 1)) for frame in frames]
-    atomic_write(path, lambda file: images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=1000 // rate, loop=0))
+    images = [
+        Image.fromarray(to_uint8(frame).repeat(scale, 0).repeat(scale, 1)) for frame in frames
+    ]
+    atomic_write(
+        path,
+        lambda file: images[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=1000 // rate,
+            loop=0,
+        ),
+    )
 
 # %% ../nbs/A10_play.ipynb #d4cf32ba
-KEYS = {"ArrowUp": "up", "ArrowDown": "down", "ArrowRight": "right", "ArrowLeft": "left", " ": "fire"}
+KEYS = {
+    "ArrowUp": "up",
+    "ArrowDown": "down",
+    "ArrowRight": "right",
+    "ArrowLeft": "left",
+    " ": "fire",
+}
+
 
 def action_of(held, names):
-    "The number of the action that the keys in `held` mean together; doing nothing, or the first action, if none."
+    """The number of the action that the keys in `held` mean together.
+
+    Doing nothing, or the first action, if none.
+    """
     wanted = [word for key, word in KEYS.items() if key in held]
-    if "up" not in names: wanted = [{"up": "right", "down": "left"}.get(word, word) for word in wanted]
+    if "up" not in names:
+        wanted = [{"up": "right", "down": "left"}.get(word, word) for word in wanted]
     tries = ["".join(wanted), *wanted, "noop", "stay"]
     return next((names.index(name) for name in tries if name in names), 0)
 
 # %% ../nbs/A10_play.ipynb #db7614ee
-ASK_EVERY = 3  # pictures for which one "drawn" comes back: every message makes JupyterLab redraw its signs of a busy kernel, which costs more than the picture
+# pictures for which one "drawn" comes back: every message makes JupyterLab redraw its signs of a
+# busy kernel, which costs more than the picture
+ASK_EVERY = 3
+
 
 class GameScreen(View):
-    "A Game, shown: the frame with reward, return and context in words, and what the agent would do, if there is one."
+    """A Game, shown: the frame with reward, return and context in words, and what the agent would
+    do, if there is one.
+    """
+
     def __init__(self, trained, recording, *rows):
-        self.game, self.names, self.frames, self.refreshed = Game(trained, recording), action_names(trained.config), [], 0
-        self.screen = Gallery(zoom=320 / recording.frames.shape[1], title="the game: click it, then use arrows and space", listens=list(KEYS))
+        self.game, self.names, self.frames, self.refreshed = (
+            Game(trained, recording),
+            action_names(trained.config),
+            [],
+            0,
+        )
+        self.screen = Gallery(
+            zoom=320 / recording.frames.shape[1],
+            title="the game: click it, then use arrows and space",
+            listens=list(KEYS),
+        )
         self.mind = Gallery(columns=1, gap=2, zoom=1, title="what the agent would do")
         super().__init__(*rows)
 
@@ -177,34 +302,65 @@ class GameScreen(View):
         "What is known about the last step."
         seen, steps = self.game.now, self.game.steps
         done = f" {self.names[steps[-1][0]]}" if steps else ""
-        context = f", context: room for {seen.room} more steps, refreshed {self.refreshed} times" if self.game.dreamt else ""
+        context = (
+            f", context: room for {seen.room} more steps, refreshed {self.refreshed} times"
+            if self.game.dreamt
+            else ""
+        )
         return f"step {len(steps)}{done}, reward {seen.reward:+g}, return {seen.total:g}{', ended' if seen.ended else ''}{context}"
 
     def show(self, seen):
         "Draw a frame, and in words what is known about it."
         self.frames.append(seen.frame)
-        self.screen.show(seen.frame[None], texts=[self.words()], labels=[self.words()], beat=self.screen.beat + (len(self.frames) % ASK_EVERY == 0))
-        if self.game.mind is None: return
+        self.screen.show(
+            seen.frame[None],
+            texts=[self.words()],
+            labels=[self.words()],
+            beat=self.screen.beat + (len(self.frames) % ASK_EVERY == 0),
+        )
+        if self.game.mind is None:
+            return
         chances, value = self.game.advice()
-        self.mind.show(np.full((len(self.names), 2, 160, 3), 200, np.uint8), bars=chances.tolist(), title=f"what the agent would do; value {value:.2f}",
-                       texts=[f"{name} {chance:.0%}" for name, chance in zip(self.names, chances.tolist())])
+        self.mind.show(
+            np.full((len(self.names), 2, 160, 3), 200, np.uint8),
+            bars=chances.tolist(),
+            title=f"what the agent would do; value {value:.2f}",
+            texts=[f"{name} {chance:.0%}" for name, chance in zip(self.names, chances.tolist())],
+        )
 
 # %% ../nbs/A10_play.ipynb #27a6c0fb
 class StartScreen(GameScreen):
-    "A GameScreen that begins where you say: in the dream, from any recorded frame, or in the real game."
+    """A GameScreen that begins where you say.
+
+    In the dream, from any recorded frame, or in the real game.
+    """
+
     def __init__(self, trained, recording, frame=0, dreamt=True):
         self.seed = 0
-        self.where = ipywidgets.ToggleButtons(options=["dream", "real game"], value="dream" if dreamt else "real game", description="where")
-        self.frame = ipywidgets.IntSlider(frame, 0, len(recording) - 1, description="start from", continuous_update=False)
+        self.where = ipywidgets.ToggleButtons(
+            options=["dream", "real game"],
+            value="dream" if dreamt else "real game",
+            description="where",
+        )
+        self.frame = ipywidgets.IntSlider(
+            frame, 0, len(recording) - 1, description="start from", continuous_update=False
+        )
         self.again = ipywidgets.Button(description="start again")
         super().__init__(trained, recording)
-        for control, handler in ((self.where, self.restart), (self.frame, self.restart), (self.again, self.start_again)): self.when(control, handler)
+        for control, handler in (
+            (self.where, self.restart),
+            (self.frame, self.restart),
+            (self.again, self.start_again),
+        ):
+            self.when(control, handler)
 
     def restart(self):
         "Begin where and from which frame the controls say."
         self.frames, self.refreshed = [], 0
         self.show(self.game.start(self.where.value == "dream", self.frame.value, self.seed))
-        self.say(f"Ready: {'a dream from frame ' + str(self.frame.value) if self.game.dreamt else 'the real game'} of {game_of(self.game.trained.config)}. Press play, or step by step.")
+        self.say(
+            f"Ready: {'a dream from frame ' + str(self.frame.value) if self.game.dreamt else 'the real game'} of {game_of(self.game.trained.config)}. Press play, or step by step."
+        )
 
     def start_again(self):
         "Begin again, with other dice."
@@ -214,6 +370,7 @@ class StartScreen(GameScreen):
 # %% ../nbs/A10_play.ipynb #d1945c2e
 class KeyScreen(StartScreen):
     "A StartScreen with keys, in your hands or in the agent's."
+
     def __init__(self, trained, recording, frame=0, dreamt=True):
         self.held, self.tapped = set(), None
         self.who = ipywidgets.ToggleButtons(options=["you", "agent"], description="who")
@@ -228,13 +385,15 @@ class KeyScreen(StartScreen):
 
     def key(self, content):
         "A key went down or up."
-        if not content["down"]: return self.held.discard(content["key"])
+        if not content["down"]:
+            return self.held.discard(content["key"])
         self.held.add(content["key"])
         self.tapped = action_of(self.held, self.names)
 
     def act(self):
         "The action of whoever plays: the agent's draw, else the last tap, else what is held."
-        if self.who.value == "agent": return torch.multinomial(self.game.advice()[0], 1, generator=self.game.draw).item()
+        if self.who.value == "agent":
+            return torch.multinomial(self.game.advice()[0], 1, generator=self.game.draw).item()
         tapped, self.tapped = self.tapped, None
         return action_of(self.held, self.names) if tapped is None else tapped
 
@@ -242,19 +401,35 @@ class KeyScreen(StartScreen):
         "Give the keys to the agent, or take them back."
         if self.who.value == "agent" and self.game.mind is None:
             self.who.value = "you"
-            raise UserError("This checkpoint holds no policy, so there is no agent to play: take catch-small, or a run of your own.")
+            raise UserError(
+                "This checkpoint holds no policy, so there is no agent to play: take catch-small, or a run of your own."
+            )
         self.say("The agent plays." if self.who.value == "agent" else "You play.")
 
 # %% ../nbs/A10_play.ipynb #593fe7d9
 class StepPad(KeyScreen):
-    "A GameScreen to play step by step, with keys or buttons, in the dream or in reality, by yourself or by the agent."
+    """A GameScreen to play step by step, with keys or buttons, in the dream or in reality, by
+    yourself or by the agent.
+    """
+
     def __init__(self, trained, recording, frame=0, dreamt=True):
-        self.heat = ipywidgets.FloatSlider(1.0, min=0.125, max=3.0, step=0.125, description="temperature", style={"description_width": "initial"})
+        self.heat = ipywidgets.FloatSlider(
+            1.0,
+            min=0.125,
+            max=3.0,
+            step=0.125,
+            description="temperature",
+            style={"description_width": "initial"},
+        )
         self.once = ipywidgets.Button(description="step")
         super().__init__(trained, recording, frame, dreamt)
-        self.actions = [ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto")) for name in self.names]
+        self.actions = [
+            ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto"))
+            for name in self.names
+        ]
         self.when(self.once, self.step_once)
-        for number, button in enumerate(self.actions): self.when(button, lambda number=number: self.tap(number))
+        for number, button in enumerate(self.actions):
+            self.when(button, lambda number=number: self.tap(number))
 
     def tap(self, number):
         "An action from a button."
@@ -264,7 +439,8 @@ class StepPad(KeyScreen):
     def step_once(self):
         "One step, and what it brought."
         self.advance()
-        if not self.game.now.ended: self.say(self.words())
+        if not self.game.now.ended:
+            self.say(self.words())
 
     def advance(self):
         "One step of the game, shown."
@@ -272,24 +448,51 @@ class StepPad(KeyScreen):
         seen = self.game.step(self.act(), self.heat.value)
         self.refreshed += self.game.dreamt and seen.room > before
         self.show(seen)
-        if seen.ended: self.say(f"The game has ended with return {seen.total:g} after {len(self.game.steps)} steps.")
+        if seen.ended:
+            self.say(
+                f"The game has ended with return {seen.total:g} after {len(self.game.steps)} steps."
+            )
 
 # %% ../nbs/A10_play.ipynb #f0554897
 class Sketching:
-    "A tokenizer whose `decode` computes in bfloat16: frames for the eye, off by less than a grey level on average."
-    def __init__(self, tokenizer): self.tokenizer = tokenizer
-    def __getattr__(self, name): return getattr(self.tokenizer, name)
+    """A tokenizer whose `decode` computes in bfloat16.
+
+    Frames for the eye, off by less than a grey level on average.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
     def decode(self, tokens):
         "tokens (...,K) -> frames (...,3,H,W) in [0,1], float32."
-        with torch.autocast("cpu", torch.bfloat16): return self.tokenizer.decode(tokens).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.tokenizer.decode(tokens).float()
+
 
 @torch.no_grad()
 def for_the_eye(trained):
-    "The checkpoint, sketching if that is at least a tenth faster on this machine; on one thread, as the pad plays."
-    tokenizer, words = trained.tokenizer, torch.zeros(1, trained.tokenizer.tokens_per_frame, dtype=torch.int64)
+    """The checkpoint, sketching if that is at least a tenth faster on this machine.
+
+    On one thread, as the pad plays.
+    """
+    tokenizer, words = (
+        trained.tokenizer,
+        torch.zeros(1, trained.tokenizer.tokens_per_frame, dtype=torch.int64),
+    )
     ways = {"exact": tokenizer, "sketch": Sketching(tokenizer)}
-    with one_thread(): ms = side_by_side({name: partial(way.decode, words) for name, way in ways.items()}, torch.device("cpu"), 0.1, least=5)
-    return trained._replace(tokenizer=ways["sketch" if ms["sketch"] < 0.9 * ms["exact"] else "exact"])
+    with one_thread():
+        ms = side_by_side(
+            {name: partial(way.decode, words) for name, way in ways.items()},
+            torch.device("cpu"),
+            0.1,
+            least=5,
+        )
+    return trained._replace(
+        tokenizer=ways["sketch" if ms["sketch"] < 0.9 * ms["exact"] else "exact"]
+    )
 
 # %% ../nbs/A10_play.ipynb #a37d60e9
 @contextlib.contextmanager
@@ -297,22 +500,29 @@ def quick_switches(seconds=0.0005):
     "While it is open, the threads of this process take turns that often."
     before = sys.getswitchinterval()
     sys.setswitchinterval(seconds)
-    try: yield
-    finally: sys.setswitchinterval(before)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
 
 async def rest(event, seconds):
     "Wait at most so many seconds for an asyncio.Event, and clear it."
-    with contextlib.suppress(asyncio.TimeoutError): await asyncio.wait_for(event.wait(), seconds)
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
     event.clear()
+
 
 def why_stopped(error):
     "What ended a pad's play, as a sentence."
-    if isinstance(error, asyncio.TimeoutError): return "Stopped, because nobody draws the pictures any more; press play to go on."
+    if isinstance(error, asyncio.TimeoutError):
+        return "Stopped, because nobody draws the pictures any more; press play to go on."
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 # %% ../nbs/A10_play.ipynb #5ca93b17
 class PacedPad(StepPad):
     "A StepPad that plays on beside the cell, as many frames a second as wanted."
+
     def __init__(self, trained, recording, frame=0, dreamt=True, rate=15):
         self.playing = self.drawn = self.pressed = None
         self.rate = ipywidgets.IntSlider(rate, 1, 30, description="frames a s")
@@ -320,8 +530,12 @@ class PacedPad(StepPad):
 
     def play(self):
         "Play on, until paused; UserError where nothing can run beside the cell."
-        try: loop = asyncio.get_running_loop()
-        except RuntimeError: raise UserError("Nothing can run here beside the cell; use step, or open the notebook in JupyterLab.") from None
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise UserError(
+                "Nothing can run here beside the cell; use step, or open the notebook in JupyterLab."
+            ) from None
         self.drawn, self.pressed = asyncio.Event(), asyncio.Event()
         self.playing = loop.create_task(self.run())
 
@@ -341,30 +555,44 @@ class PacedPad(StepPad):
     async def go_on(self, task):
         "One step, unless the task was replaced or the game has ended."
         with self.lock, one_thread():  # the other core draws
-            if self.playing is task: self.advance()
-            if self.game.now.ended: self.pause()
+            if self.playing is task:
+                self.advance()
+            if self.game.now.ended:
+                self.pause()
 
 # %% ../nbs/A10_play.ipynb #72f4d18c
 class WatchedPad(PacedPad):
-    "A PacedPad that listens to the browser: it waits for pictures to be drawn, stops when nobody sees it, and answers a key at once."
+    """A PacedPad that listens to the browser.
+
+    It waits for pictures to be drawn, stops when nobody sees it, and answers a key at once.
+    """
+
     def __init__(self, trained, recording, frame=0, dreamt=True, rate=15):
         super().__init__(trained, recording, frame, dreamt, rate)
         self.screen.heard["drawn"] = lambda content: self.rouse(self.drawn)
 
     def rouse(self, event):
-        "Tell the loop, perhaps from another thread, that the browser has drawn or that a key is down."
-        if task := self.playing: task.get_loop().call_soon_threadsafe(event.set)
+        """Tell the loop, perhaps from another thread, that the browser has drawn or that a key is
+        down.
+        """
+        if task := self.playing:
+            task.get_loop().call_soon_threadsafe(event.set)
 
     def key(self, content):
-        "A key went down or up; one that went down is answered at once, before the next step is due."
+        """A key went down or up.
+
+        One that went down is answered at once, before the next step is due.
+        """
         super().key(content)
-        if content["down"] and self.playing: self.rouse(self.pressed)
+        if content["down"] and self.playing:
+            self.rouse(self.pressed)
 
     async def go_on(self, task, patience=3.0):
         "One step; while the browser draws some the next ones are dreamt, but none further."
         drawn, beat = self.drawn, self.screen.beat
         await super().go_on(task)
-        if self.screen.beat == beat: return
+        if self.screen.beat == beat:
+            return
         await asyncio.wait_for(drawn.wait(), patience)
         drawn.clear()
 
@@ -372,27 +600,42 @@ class WatchedPad(PacedPad):
         "Play on, and say what went wrong, unless the task was replaced."
         me = asyncio.current_task()
         self.drawn.set()
-        try: await super().run()
+        try:
+            await super().run()
         except Exception as error:
-            if self.playing is not me: return
+            if self.playing is not me:
+                return
             self.pause()
             self.say(why_stopped(error), wrong=True)
 
 # %% ../nbs/A10_play.ipynb #e61d0b7a
 class PlayPad(WatchedPad):
     "A WatchedPad with all its controls, and a button to play and to pause."
+
     def __init__(self, trained, recording, frame=0, dreamt=True, rate=15):
         super().__init__(trained, recording, frame, dreamt, rate)
         self.go = ipywidgets.Button(description="play")
-        self.controls = ipywidgets.VBox([self.where, self.who, self.frame, self.heat, self.rate, row(self.go, self.once, self.again), self.mind])
+        self.controls = ipywidgets.VBox(
+            [
+                self.where,
+                self.who,
+                self.frame,
+                self.heat,
+                self.rate,
+                row(self.go, self.once, self.again),
+                self.mind,
+            ]
+        )
         self.children = [row(self.screen, self.controls), row(*self.actions), self.voice]
         self.when(self.go, self.toggle)
         self.restart()
 
     def toggle(self):
         "Play, or pause."
-        if self.playing: return self.pause() or self.say(f"Paused: {self.words()}")
-        if self.game.now.ended: self.start_again()
+        if self.playing:
+            return self.pause() or self.say(f"Paused: {self.words()}")
+        if self.game.now.ended:
+            self.start_again()
         self.play()
         self.go.description = "pause"
         self.say("Playing.")
@@ -409,8 +652,10 @@ class PlayPad(WatchedPad):
 
     def tap(self, number):
         "An action from a button: at once when paused, else at the next step."
-        if self.playing: self.tapped = number
-        else: super().tap(number)
+        if self.playing:
+            self.tapped = number
+        else:
+            super().tap(number)
 
     def step_once(self):
         "One step, paused."
@@ -419,12 +664,18 @@ class PlayPad(WatchedPad):
 
 # %% ../nbs/A10_play.ipynb #fc2491f6
 class DreamPad(PlayPad):
-    "A StepPad that plays on by itself, as many frames a second as wanted, stops when nobody sees it, and writes what was played."
+    """A StepPad that plays on by itself, as many frames a second as wanted, stops when nobody sees
+    it, and writes what was played.
+    """
+
     def __init__(self, trained, recording, frame=0, dreamt=True, rate=15):
         super().__init__(trained, recording, frame, dreamt, rate)
-        self.save, self.gif = (ipywidgets.Button(description=text) for text in ("save session", "save GIF"))
+        self.save, self.gif = (
+            ipywidgets.Button(description=text) for text in ("save session", "save GIF")
+        )
         self.controls.children = [*self.controls.children[:-1], row(self.save, self.gif), self.mind]
-        for button, handler in ((self.save, self.save_session), (self.gif, self.save_gif)): self.when(button, handler)
+        for button, handler in ((self.save, self.save_session), (self.gif, self.save_gif)):
+            self.when(button, handler)
 
     def save_session(self):
         "Write the session beside the notebook, to be played again by `load_session`."
@@ -436,24 +687,45 @@ class DreamPad(PlayPad):
 
     def keep(self, ending, write):
         "Write a file that does not exist yet, and say where it is."
-        path = next(path for number in range(1, 10_000) if not (path := Path(f"dream-{number}.{ending}")).exists())
+        path = next(
+            path
+            for number in range(1, 10_000)
+            if not (path := Path(f"dream-{number}.{ending}")).exists()
+        )
         write(path)
         self.say(f"Written: {path}, {len(self.game.steps)} steps.")
 
 # %% ../nbs/A10_play.ipynb #f6198b58
-STAY_HOME = {"headers": {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws://127.0.0.1:*"}}  # Voilà's page names fonts elsewhere
+# Voilà's page names fonts elsewhere
+STAY_HOME = {
+    "headers": {
+        "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws://127.0.0.1:*"
+    }
+}
+
 
 def pad_of(name, trust=()):
     "The DreamPad of a run, a file or a shipped agent."
     return DreamPad(*opened(name, trust))
 
+
 def play_page(name, folder, trust=()):
     "Write the notebook that shows the pad of an agent into a folder; returns its path."
     asked = repr(name) + (f", trust={list(trust)!r}" if trust else "")
-    cell = dict(cell_type="code", id="pad", metadata={}, execution_count=None, outputs=[], source=f"from iris_edu.play import pad_of\npad_of({asked})")
+    cell = dict(
+        cell_type="code",
+        id="pad",
+        metadata={},
+        execution_count=None,
+        outputs=[],
+        source=f"from iris_edu.play import pad_of\npad_of({asked})",
+    )
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     path = Path(folder) / "play.ipynb"
-    path.write_text(json.dumps(dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
+    path.write_text(
+        json.dumps(dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)),
+        encoding="utf-8",
+    )
     return path
 
 # %% ../nbs/A10_play.ipynb #db0103ae
@@ -461,37 +733,71 @@ _SERVER = """import sys; sys.path = [folder for folder in sys.path if folder]
 from iris_edu.play import serve
 serve(float(sys.argv.pop(1)))"""
 
+
 def serve(patience):
-    "What the second process does: serve the notebook that its arguments name. It ends when the first process does, or when nobody has opened the page for `patience` seconds."
+    """What the second process does: serve the notebook that its arguments name.
+
+    It ends when the first process does, or when nobody has opened the page for `patience` seconds.
+    """
     from tornado.ioloop import IOLoop
     from voila.app import Voila
+
     end_with_parent()
     app = Voila.instance()
     app.initialize()
-    visited = lambda: list(app.kernel_manager.list_kernel_ids())
+
+    def visited():
+        return list(app.kernel_manager.list_kernel_ids())
+
     IOLoop.current().call_later(patience, lambda: visited() or IOLoop.current().stop())
     app.start()
 
-def serve_pad(name, port=8866, browser=True, trust=(), patience=150):
-    """Show the pad in the browser until interrupted, or until nobody has opened the page for `patience` seconds.
 
-    The server ends with this process, however it ends. UserError if there is no such model, or no Voilà.
+def serve_pad(name, port=8866, browser=True, trust=(), patience=150):
+    """Show the pad in the browser until interrupted, or until nobody has opened the page for
+    `patience` seconds.
+
+    The server ends with this process, however it ends. UserError if there is no such model, or no
+    Voilà.
     """
     opened(name, trust)
     with socket.socket() as one:
-        if one.connect_ex(("127.0.0.1", port)) == 0: raise UserError(f"Port {port} is in use on this machine: choose another with --port.")
+        if one.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"Port {port} is in use on this machine: choose another with --port.")
     name = str(Path(name).absolute()) if Path(name).exists() else name
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _SERVER, str(patience), str(play_page(name, folder, trust)), f"--port={port}", "--Voila.ip=127.0.0.1", f"--Voila.tornado_settings={STAY_HOME}", *([] if browser else ["--no-browser"])]
-        say(f"the pad of {name}: http://127.0.0.1:{port} (Ctrl-C ends it, and so does a page that nobody opens for {patience} seconds)")
-        if _run_server(command, folder): raise UserError(f"Voilà could not show the pad on port {port}: pip install 'iris-edu[lab]', or choose another --port.")
+        command = [
+            sys.executable,
+            "-c",
+            _SERVER,
+            str(patience),
+            str(play_page(name, folder, trust)),
+            f"--port={port}",
+            "--Voila.ip=127.0.0.1",
+            f"--Voila.tornado_settings={STAY_HOME}",
+            *([] if browser else ["--no-browser"]),
+        ]
+        say(
+            f"the pad of {name}: http://127.0.0.1:{port} (Ctrl-C ends it, and so does a page that nobody opens for {patience} seconds)"
+        )
+        if _run_server(command, folder):
+            raise UserError(
+                f"Voilà could not show the pad on port {port}: pip install 'iris-edu[lab]', or choose another --port."
+            )
+
 
 def _run_server(command, folder):
-    "The exit code of a server that ends with this process; modules are found where this process finds them, and settings only in `folder`: a voila.py in the working directory is a program."
+    """The exit code of a server that ends with this process.
+
+    Modules are found where this process finds them, and settings only in `folder`: a voila.py in
+    the working directory is a program.
+    """
     surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, env=surroundings) as process:
-        try: return process.wait()
+        try:
+            return process.wait()
         finally:
             process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired): process.wait(5)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
             process.kill()

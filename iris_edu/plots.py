@@ -14,13 +14,21 @@ from PIL import Image
 from .settings import UserError
 
 # %% ../nbs/A2_plots.ipynb #cd647980
-COLOURS = dict(real="#000000", reconstruction="#56B4E9", dream="#CC79A7", env="#E69F00",
-               tokenizer="#009E73", world_model="#0072B2", policy="#D55E00")
+COLOURS = dict(
+    real="#000000",
+    reconstruction="#56B4E9",
+    dream="#CC79A7",
+    env="#E69F00",
+    tokenizer="#009E73",
+    world_model="#0072B2",
+    policy="#D55E00",
+)
 
 # %% ../nbs/A2_plots.ipynb #2867cda5
 def _to_numpy(x):
     "A numpy array of the same shape from a torch tensor, an array or nested lists of them."
-    if isinstance(x, (list, tuple)): return np.stack([_to_numpy(item) for item in x])
+    if isinstance(x, (list, tuple)):
+        return np.stack([_to_numpy(item) for item in x])
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.numpy() if x.element_size() != 2 else x.float().numpy()
@@ -30,42 +38,60 @@ def _to_numpy(x):
 def _channels_last(x):
     "The colour axis (1 or 3 entries) moved to the end and widened to three."
     if x.ndim < 3 or (x.shape[-1] not in (1, 3) and x.shape[-3] not in (1, 3)):
-        raise UserError(f"a frame needs the shape (H, W, 3) or (3, H, W), not {x.shape}: add or move the colour axis.")
-    if x.shape[-1] not in (1, 3): x = np.moveaxis(x, -3, -1)
+        raise UserError(
+            f"a frame needs the shape (H, W, 3) or (3, H, W), not {x.shape}: add or move the colour axis."
+        )
+    if x.shape[-1] not in (1, 3):
+        x = np.moveaxis(x, -3, -1)
     return np.broadcast_to(x, (*x.shape[:-1], 3))
 
 
 def _bytes(x):
     "Numbers in [0, 1] (float, bool) or 0..255 (whole numbers) as uint8."
-    if x.dtype == np.uint8: return x
-    if x.dtype.kind in "iu": return x.clip(0, 255).astype(np.uint8)
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind in "iu":
+        return x.clip(0, 255).astype(np.uint8)
     x = np.nan_to_num(x.astype(np.float32))
     if x.size and x.max() > 10:
-        raise UserError(f"float frames lie in [0, 1], but the largest value is {x.max():.0f}: divide by 255.")
+        raise UserError(
+            f"float frames lie in [0, 1], but the largest value is {x.max():.0f}: divide by 255."
+        )
     return (x.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def to_uint8(frames):
-    "Frames of any kind as numpy uint8 (..., H, W, 3): float in [0, 1] or uint8, torch or numpy, CHW or HWC."
+    """Frames of any kind as numpy uint8 (..., H, W, 3).
+
+    Float in [0, 1] or uint8, torch or numpy, CHW or HWC.
+    """
     return np.ascontiguousarray(_bytes(_channels_last(_to_numpy(frames))))
 
 # %% ../nbs/A2_plots.ipynb #ffbbe502
 def _depth(x):
     "How many axes x has; a list counts as one more than its first item."
-    return 1 + _depth(x[0]) if isinstance(x, (list, tuple)) and len(x) else len(np.shape(x) if isinstance(x, (list, tuple)) else x.shape)
+    return (
+        1 + _depth(x[0])
+        if isinstance(x, (list, tuple)) and len(x)
+        else len(np.shape(x) if isinstance(x, (list, tuple)) else x.shape)
+    )
 
 
 def _as_rows(rows):
     "One frame, one sequence of frames or several sequences as a list of uint8 arrays (T, H, W, 3)."
     depth = _depth(rows)
     if depth not in (3, 4, 5) or not len(rows):
-        raise UserError(f"give one frame, a sequence of frames or a list of sequences, not something with {depth} axes.")
+        raise UserError(
+            f"give one frame, a sequence of frames or a list of sequences, not something with {depth} axes."
+        )
     rows = rows if depth == 5 else [rows] if depth == 4 else [[rows]]
     return [to_uint8(row) for row in rows]
 
 
 def strip(rows, scale=2, gap=2):
-    "One PIL image of one or several rows of frames, each pixel `scale` wide, `gap` white pixels between frames."
+    """One PIL image of one or several rows of frames, each pixel `scale` wide, `gap` white pixels
+    between frames.
+    """
     rows = [row.repeat(scale, 1).repeat(scale, 2) for row in _as_rows(rows)]
     width = max(len(row) * (row.shape[2] + gap) for row in rows) - gap
     height = sum(row.shape[1] + gap for row in rows) - gap
@@ -73,54 +99,91 @@ def strip(rows, scale=2, gap=2):
     for row in rows:
         for i, frame in enumerate(row):
             left = i * (row.shape[2] + gap)
-            page[top:top + row.shape[1], left:left + row.shape[2]] = frame
+            page[top : top + row.shape[1], left : left + row.shape[2]] = frame
         top += row.shape[1] + gap
     return Image.fromarray(page)
 
 # %% ../nbs/A2_plots.ipynb #a9d84ddd
 def _pyplot():
     "matplotlib.pyplot, loaded when the first figure is drawn."
-    try: import matplotlib.pyplot as plt
-    except ImportError: raise UserError("matplotlib is missing: pip install 'iris-edu[notebook]'") from None
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UserError("matplotlib is missing: pip install 'iris-edu[notebook]'") from None
     return plt
 
 
 def _figure(width, height):
-    "A figure of width × height inches with axes all over it, measured in inches from the lower left."
+    """A figure of width × height inches with axes all over it, measured in inches from the lower
+    left.
+    """
     plt = _pyplot()
     fig = plt.figure(figsize=(width, height), dpi=90, facecolor="white")
     plt.close(fig)
     ax = fig.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(0, width), ylim=(0, height)); ax.axis("off")
+    ax.set(xlim=(0, width), ylim=(0, height))
+    ax.axis("off")
     return fig, ax
 
 # %% ../nbs/A2_plots.ipynb #4826b361
 def _picture(ax, frame, x, y, width, height, edge="#999999"):
     "A frame in the box whose lower left corner is (x, y), pixels sharp, with a thin edge."
-    ax.imshow(frame, extent=(x, x + width, y, y + height), interpolation="nearest", aspect="auto", zorder=3)
-    ax.add_patch(_pyplot().Rectangle((x, y), width, height, fill=False, edgecolor=edge, linewidth=0.8, zorder=4))
+    ax.imshow(
+        frame,
+        extent=(x, x + width, y, y + height),
+        interpolation="nearest",
+        aspect="auto",
+        zorder=3,
+    )
+    ax.add_patch(
+        _pyplot().Rectangle(
+            (x, y), width, height, fill=False, edgecolor=edge, linewidth=0.8, zorder=4
+        )
+    )
 
 
 def _colour_of(label, otherwise=None):
     "The colour of the first thing in COLOURS that the label names."
-    return next((c for key, c in COLOURS.items() if key.replace("_", " ") in str(label).lower()), otherwise)
+    return next(
+        (c for key, c in COLOURS.items() if key.replace("_", " ") in str(label).lower()), otherwise
+    )
 
 
 def show_frames(rows, row_labels=None, titles=None, scale=1.0):
-    "A figure of one or several rows of frames; `row_labels` beside the rows, `titles` above the columns."
+    """A figure of one or several rows of frames.
+
+    `row_labels` beside the rows, `titles` above the columns.
+    """
     rows, side, gap = _as_rows(rows), 1.05 * scale, 0.06
-    labels, titles = [str(s) for s in row_labels or []], [str(s) for s in ([] if titles is None else titles)]
+    labels, titles = (
+        [str(s) for s in row_labels or []],
+        [str(s) for s in ([] if titles is None else titles)],
+    )
     left = 0.22 + 0.085 * max(map(len, labels)) if labels else gap / 2
     columns, top = max(map(len, rows)), 0.28 if titles else 0.04
     fig, ax = _figure(left + columns * (side + gap), top + len(rows) * (side + gap))
     for r, row in enumerate(rows):
         y = (len(rows) - 1 - r) * (side + gap) + gap / 2
-        for c, frame in enumerate(row): _picture(ax, frame, left + c * (side + gap), y, side, side)
+        for c, frame in enumerate(row):
+            _picture(ax, frame, left + c * (side + gap), y, side, side)
         if r < len(labels):
-            ax.plot([left - 0.07] * 2, [y, y + side], color=_colour_of(labels[r], "#BBBBBB"), lw=4, solid_capstyle="butt")
+            ax.plot(
+                [left - 0.07] * 2,
+                [y, y + side],
+                color=_colour_of(labels[r], "#BBBBBB"),
+                lw=4,
+                solid_capstyle="butt",
+            )
             ax.text(left - 0.14, y + side / 2, labels[r], ha="right", va="center", fontsize=10)
     for c, text in enumerate(titles):
-        ax.text(left + c * (side + gap) + side / 2, ax.get_ylim()[1] - 0.08, text, ha="center", va="top", fontsize=9)
+        ax.text(
+            left + c * (side + gap) + side / 2,
+            ax.get_ylim()[1] - 0.08,
+            text,
+            ha="center",
+            va="top",
+            fontsize=9,
+        )
     ax.set(xlim=(0, fig.get_figwidth()), ylim=(0, fig.get_figheight()))
     return fig
 
@@ -128,17 +191,42 @@ def show_frames(rows, row_labels=None, titles=None, scale=1.0):
 def _number(ax, x, y, text, size):
     "White figures with a dark rim, readable on any pixel."
     from matplotlib.patheffects import withStroke
-    ax.text(x, y, text, ha="center", va="center", fontsize=size, color="white", zorder=6,
-            path_effects=[withStroke(linewidth=1.8, foreground="#222222")])
+
+    ax.text(
+        x,
+        y,
+        text,
+        ha="center",
+        va="center",
+        fontsize=size,
+        color="white",
+        zorder=6,
+        path_effects=[withStroke(linewidth=1.8, foreground="#222222")],
+    )
 
 
 def _token_grid(ax, tokens, x, y, side):
     "The code numbers (grid, grid) over the picture whose lower left corner is (x, y)."
     grid, cell = len(tokens), side / len(tokens)
     for k in range(1, grid):
-        ax.plot([x, x + side], [y + k * cell] * 2, [x + k * cell] * 2, [y, y + side], color="white", lw=0.7, alpha=0.8, zorder=5)
+        ax.plot(
+            [x, x + side],
+            [y + k * cell] * 2,
+            [x + k * cell] * 2,
+            [y, y + side],
+            color="white",
+            lw=0.7,
+            alpha=0.8,
+            zorder=5,
+        )
     for i, j in np.ndindex(grid, grid):
-        _number(ax, x + (j + 0.5) * cell, y + side - (i + 0.5) * cell, str(tokens[i, j]), min(9, 20 * cell))
+        _number(
+            ax,
+            x + (j + 0.5) * cell,
+            y + side - (i + 0.5) * cell,
+            str(tokens[i, j]),
+            min(9, 20 * cell),
+        )
 
 
 def _as_grids(tokens, count):
@@ -146,18 +234,25 @@ def _as_grids(tokens, count):
     tokens = _to_numpy(tokens).reshape(count, -1)
     grid = int(round(tokens.shape[1] ** 0.5))
     if grid * grid != tokens.shape[1]:
-        raise UserError(f"{tokens.shape[1]} tokens do not fill a square grid: give a square number of tokens for each frame.")
+        raise UserError(
+            f"{tokens.shape[1]} tokens do not fill a square grid: give a square number of tokens for each frame."
+        )
     return tokens.reshape(count, grid, grid)
 
 
 def show_tokens(frames, tokens):
-    "A figure of the frames (T, H, W, 3), each with its grid and the code numbers of `tokens` (T, K) or (T, h, w)."
+    """A figure of the frames (T, H, W, 3), each with its grid and the code numbers of `tokens` (T,
+    K) or (T, h, w).
+    """
     frames = _as_rows(frames)[0]
     grids, columns, side, gap = _as_grids(tokens, len(frames)), min(len(frames), 4), 2.0, 0.14
     lines = -(-len(frames) // columns)
     fig, ax = _figure(columns * (side + gap), lines * (side + gap))
     for n, (frame, grid) in enumerate(zip(frames, grids)):
-        x, y = n % columns * (side + gap) + gap / 2, (lines - 1 - n // columns) * (side + gap) + gap / 2
+        x, y = (
+            n % columns * (side + gap) + gap / 2,
+            (lines - 1 - n // columns) * (side + gap) + gap / 2,
+        )
         _picture(ax, frame, x, y, side, side)
         _token_grid(ax, grid, x, y, side)
     ax.set(xlim=(0, fig.get_figwidth()), ylim=(0, fig.get_figheight()))
@@ -166,7 +261,11 @@ def show_tokens(frames, tokens):
 # %% ../nbs/A2_plots.ipynb #72aabff6
 def _xy(curve):
     "The two arrays x, y of a curve given as values or as a pair (x, y)."
-    if isinstance(curve, tuple) and len(curve) == 2 and all(np.ndim(_to_numpy(c)) == 1 for c in curve):
+    if (
+        isinstance(curve, tuple)
+        and len(curve) == 2
+        and all(np.ndim(_to_numpy(c)) == 1 for c in curve)
+    ):
         return _to_numpy(curve[0]), _to_numpy(curve[1])
     y = _to_numpy(curve)
     return np.arange(len(y)), y
@@ -174,35 +273,58 @@ def _xy(curve):
 
 def _line_colours(names):
     "A colour for every name: its own if it has one, else the next that is free."
-    free = [COLOURS[key] for key in ("world_model", "policy", "tokenizer", "dream", "env", "reconstruction", "real")]
+    free = [
+        COLOURS[key]
+        for key in ("world_model", "policy", "tokenizer", "dream", "env", "reconstruction", "real")
+    ]
     taken = [_colour_of(name) for name in names]
     spare = [c for c in free if c not in taken] or free
     return [own or spare[taken[:i].count(None) % len(spare)] for i, own in enumerate(taken)]
 
 
 def plot_curves(curves, xlabel, ylabel, title=None, logy=False, bands=None):
-    "A figure of named curves, each a sequence of values or a pair (x, y); `bands` holds (low, high) of some; `logy` for a logarithmic y axis."
+    """A figure of named curves, each a sequence of values or a pair (x, y).
+
+    `bands` holds (low, high) of some; `logy` for a logarithmic y axis.
+    """
     plt = _pyplot()
     fig, ax = plt.subplots(figsize=(5.6, 3.0), dpi=90, facecolor="white", layout="constrained")
     plt.close(fig)
     lines = {name: _xy(curve) for name, curve in curves.items()}
     for (name, (x, y)), colour in zip(lines.items(), _line_colours(lines)):
         ax.plot(x, y, label=name, color=colour, lw=1.8, marker="o" if len(x) < 2 else None)
-        if name in (bands or {}): ax.fill_between(x, *bands[name], color=colour, alpha=0.2, lw=0)
+        if name in (bands or {}):
+            ax.fill_between(x, *bands[name], color=colour, alpha=0.2, lw=0)
     ax.margins(x=0.02)
-    if logy: ax.set_yscale("log")
+    if logy:
+        ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    if title: ax.set_title(title, fontsize=10.5, loc="left")
-    ax.grid(color="#DDDDDD", lw=0.6); ax.set_axisbelow(True)
+    if title:
+        ax.set_title(title, fontsize=10.5, loc="left")
+    ax.grid(color="#DDDDDD", lw=0.6)
+    ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1: ax.legend(frameon=False, fontsize=9)
+    if len(lines) > 1:
+        ax.legend(frameon=False, fontsize=9)
     return fig
 
 # %% ../nbs/A2_plots.ipynb #8d3d2ff8
 def plot_intervals(panels):
-    "A figure of panels side by side, {title: {name: (value, low, high)}}: a bar from low to high and a mark at the value."
+    """A figure of panels side by side, {title.
+
+    {name: (value, low, high)}}: a bar from low to high and a mark at the value.
+    """
     plt, names = _pyplot(), list(next(iter(panels.values())))
-    fig, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, figsize=(1.2 + 2.4 * len(panels), 0.8 + 0.3 * len(names)), dpi=90, facecolor="white", layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        sharey=True,
+        squeeze=False,
+        figsize=(1.2 + 2.4 * len(panels), 0.8 + 0.3 * len(names)),
+        dpi=90,
+        facecolor="white",
+        layout="constrained",
+    )
     plt.close(fig)
     for ax, (title, rows) in zip(axes[0], panels.items()):
         for row, (name, colour) in enumerate(zip(names, _line_colours(names))):
@@ -211,53 +333,112 @@ def plot_intervals(panels):
             ax.plot([value, value], [row - 0.3, row + 0.3], color=colour, lw=2.5)
         ax.use_sticky_edges = False
         ax.set_title(title, fontsize=10.5)
-        ax.grid(axis="x", color="#DDDDDD", lw=0.6); ax.set_axisbelow(True)
-        ax.spines[["top", "right", "left"]].set_visible(False); ax.tick_params(left=False)
-    axes[0, 0].set_yticks(range(len(names)), names); axes[0, 0].invert_yaxis()
+        ax.grid(axis="x", color="#DDDDDD", lw=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.tick_params(left=False)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].invert_yaxis()
     return fig
 
 # %% ../nbs/A2_plots.ipynb #1815f39d
-_PARTS = dict(envs="env", replay="real", autoencoder="tokenizer", tokenizer="tokenizer", transformer="world_model",
-              world_model="world_model", imagination="dream", actor_critic="policy", training="real",
-              evaluation="policy")
+_PARTS = dict(
+    envs="env",
+    replay="real",
+    autoencoder="tokenizer",
+    tokenizer="tokenizer",
+    transformer="world_model",
+    world_model="world_model",
+    imagination="dream",
+    actor_critic="policy",
+    training="real",
+    evaluation="policy",
+)
 
 
 def _blend(colour, white):
     "The colour mixed with `white` (0 to 1) parts of white."
-    rgb = np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)])
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     return tuple((rgb * (1 - white) + 255 * white) / 255)
 
 
 def _ink(part, lit):
-    "How a part is drawn: fill, edge, text colour and weight; full when lit, pale when another part is."
+    """How a part is drawn: fill, edge, text colour and weight.
+
+    Full when lit, pale when another part is.
+    """
     colour, dark = COLOURS[_PARTS[part]], "#222222"
-    if lit is None: return dict(fill=_blend(colour, 0.72), edge=colour, text=dark, weight="bold")
-    if part != lit: return dict(fill=_blend(colour, 0.94), edge=_blend(colour, 0.68), text="#767676", weight="normal")
+    if lit is None:
+        return dict(fill=_blend(colour, 0.72), edge=colour, text=dark, weight="bold")
+    if part != lit:
+        return dict(
+            fill=_blend(colour, 0.94), edge=_blend(colour, 0.68), text="#767676", weight="normal"
+        )
     bright = colour in (COLOURS["env"], COLOURS["dream"])
-    return dict(fill=_blend(colour, 0.25) if part == "replay" else colour, edge=colour, text=dark if bright else "white", weight="bold")
+    return dict(
+        fill=_blend(colour, 0.25) if part == "replay" else colour,
+        edge=colour,
+        text=dark if bright else "white",
+        weight="bold",
+    )
 
 # %% ../nbs/A2_plots.ipynb #86353e5a
 def _box(ax, x, y, width, height, ink, text="", at=0.5, size=10, zorder=2, line=1.3):
-    "A rounded box with its lower left corner at (x, y) and the text at the height `at` (0 below, 1 above)."
+    """A rounded box with its lower left corner at (x, y) and the text at the height `at` (0 below,
+    1 above).
+    """
     from matplotlib.patches import FancyBboxPatch
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.09", zorder=zorder,
-                                facecolor=ink["fill"], edgecolor=ink["edge"], linewidth=line))
-    ax.text(x + width / 2, y + height * at, text, ha="center", va="center", fontsize=size, color=ink["text"],
-            weight=ink["weight"], zorder=5)
+
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.09",
+            zorder=zorder,
+            facecolor=ink["fill"],
+            edgecolor=ink["edge"],
+            linewidth=line,
+        )
+    )
+    ax.text(
+        x + width / 2,
+        y + height * at,
+        text,
+        ha="center",
+        va="center",
+        fontsize=size,
+        color=ink["text"],
+        weight=ink["weight"],
+        zorder=5,
+    )
 
 
 def _arrow(ax, points, text="", at=None, colour="#666666"):
     "A line through the points (x, y) that ends in an arrow head, with a word at `at`."
-    if len(points) > 2: ax.plot(*zip(*points[:-1]), color=colour, lw=1.3, zorder=2.5, solid_joinstyle="round")
-    ax.annotate("", points[-1], points[-2], zorder=2.5, arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.3, shrinkA=0, shrinkB=0))
-    if text: ax.text(*at, text, ha="center", va="center", fontsize=8, color="#444444", zorder=5)
+    if len(points) > 2:
+        ax.plot(*zip(*points[:-1]), color=colour, lw=1.3, zorder=2.5, solid_joinstyle="round")
+    ax.annotate(
+        "",
+        points[-1],
+        points[-2],
+        zorder=2.5,
+        arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.3, shrinkA=0, shrinkB=0),
+    )
+    if text:
+        ax.text(*at, text, ha="center", va="center", fontsize=8, color="#444444", zorder=5)
 
 
 def _inside(part, whole, lit):
-    "The ink of a part that stands inside another: lighter than the whole unless it is itself the lit one."
+    """The ink of a part that stands inside another.
+
+    Lighter than the whole unless it is itself the lit one.
+    """
     colour = COLOURS[_PARTS[part]]
-    if lit is None: return dict(fill=_blend(colour, 0.9), edge=colour, text="#222222", weight="normal")
-    if lit != whole: return _ink(part, lit)
+    if lit is None:
+        return dict(fill=_blend(colour, 0.9), edge=colour, text="#222222", weight="normal")
+    if lit != whole:
+        return _ink(part, lit)
     return dict(fill=_blend(colour, 0.82), edge="white", text="#222222", weight="normal")
 
 # %% ../nbs/A2_plots.ipynb #35dea6b0
@@ -281,25 +462,93 @@ def _draw_tokenizer(ax, lit):
     _box(ax, 3.55, 1.5, 2.7, 1.3, _ink("tokenizer", lit), "tokenizer", 0.885)
     half = _inside("autoencoder", "tokenizer", lit)
     for x, ends, name in ((3.66, (0.4, 0.22), "encoder"), (5.34, (0.22, 0.4), "decoder")):
-        corners = [(x, 2.13 + ends[0]), (x + 0.8, 2.13 + ends[1]), (x + 0.8, 2.13 - ends[1]), (x, 2.13 - ends[0])]
-        ax.add_patch(_pyplot().Polygon(corners, facecolor=half["fill"], edgecolor=half["edge"], lw=1.2, joinstyle="round", zorder=3))
-        ax.text(x + 0.4, 2.13, name, ha="center", va="center", fontsize=9, color=half["text"], weight=half["weight"], zorder=5)
+        corners = [
+            (x, 2.13 + ends[0]),
+            (x + 0.8, 2.13 + ends[1]),
+            (x + 0.8, 2.13 - ends[1]),
+            (x, 2.13 - ends[0]),
+        ]
+        ax.add_patch(
+            _pyplot().Polygon(
+                corners,
+                facecolor=half["fill"],
+                edgecolor=half["edge"],
+                lw=1.2,
+                joinstyle="round",
+                zorder=3,
+            )
+        )
+        ax.text(
+            x + 0.4,
+            2.13,
+            name,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=half["text"],
+            weight=half["weight"],
+            zorder=5,
+        )
     for i, j in np.ndindex(4, 4):
-        shade = _blend(COLOURS["tokenizer"], (0.1, 0.45, 0.7, 0.85)[(3 * i + 2 * j + i * j) % 4] if lit in (None, "tokenizer") else 0.8)
-        ax.add_patch(_pyplot().Rectangle((4.68 + j * 0.11, 2.24 - i * 0.11), 0.11, 0.11, facecolor=shade, edgecolor="white", lw=0.7, zorder=4))
+        shade = _blend(
+            COLOURS["tokenizer"],
+            (0.1, 0.45, 0.7, 0.85)[(3 * i + 2 * j + i * j) % 4]
+            if lit in (None, "tokenizer")
+            else 0.8,
+        )
+        ax.add_patch(
+            _pyplot().Rectangle(
+                (4.68 + j * 0.11, 2.24 - i * 0.11),
+                0.11,
+                0.11,
+                facecolor=shade,
+                edgecolor="white",
+                lw=0.7,
+                zorder=4,
+            )
+        )
     outside = _ink("tokenizer", lit)["text"]
     ax.text(4.9, 2.44, "16 tokens", ha="center", va="center", fontsize=8, color=outside, zorder=5)
-    ax.plot([4.9, 4.9, 6.25], [1.91, 1.62, 1.62], color="white" if lit == "tokenizer" else "#666666", lw=1.3, zorder=2.5)
-    for x in (4.46, 5.12): _arrow(ax, [(x, 2.13), (x + 0.22, 2.13)], colour="white" if lit == "tokenizer" else "#666666")
+    ax.plot(
+        [4.9, 4.9, 6.25],
+        [1.91, 1.62, 1.62],
+        color="white" if lit == "tokenizer" else "#666666",
+        lw=1.3,
+        zorder=2.5,
+    )
+    for x in (4.46, 5.12):
+        _arrow(
+            ax, [(x, 2.13), (x + 0.22, 2.13)], colour="white" if lit == "tokenizer" else "#666666"
+        )
 
 # %% ../nbs/A2_plots.ipynb #df8e3a7e
 def _draw_models(ax, lit):
     "The world model with the transformer inside, and the imagination that unrolls it."
     _box(ax, 6.75, 1.5, 1.9, 1.3, _ink("world_model", lit), "world model", 0.885)
     ink = _inside("transformer", "world_model", lit)
-    if lit == "transformer": ink["edge"] = "white"
-    for k in (2, 1, 0): _box(ax, 6.97 + 0.05 * k, 1.88 + 0.06 * k, 1.36, 0.42, ink, "" if k else "transformer", size=9.5)
-    ax.text(7.7, 1.66, "next tokens, reward, end", ha="center", va="center", fontsize=7.5, color=_ink("world_model", lit)["text"], zorder=5)
+    if lit == "transformer":
+        ink["edge"] = "white"
+    for k in (2, 1, 0):
+        _box(
+            ax,
+            6.97 + 0.05 * k,
+            1.88 + 0.06 * k,
+            1.36,
+            0.42,
+            ink,
+            "" if k else "transformer",
+            size=9.5,
+        )
+    ax.text(
+        7.7,
+        1.66,
+        "next tokens, reward, end",
+        ha="center",
+        va="center",
+        fontsize=7.5,
+        color=_ink("world_model", lit)["text"],
+        zorder=5,
+    )
     ink, bright = _ink("imagination", lit), lit in (None, "imagination")
     _box(ax, 6.75, 0.3, 1.9, 0.82, ink, "imagination", 0.82)
     _screens(ax, 6.95, 0.39, 0.42, (1, 0.75, 0.5), (0.54, 0), bright)
@@ -313,7 +562,16 @@ def _draw_play(ax, lit):
     _screens(ax, 2.22, 1.83, 0.5, (0.5, 0.75, 1), (0.1, -0.1), lit in (None, "replay"))
     ink = _ink("actor_critic", lit)
     _box(ax, 3.55, 0.3, 1.9, 0.82, ink, "actor-critic", 0.72)
-    ax.text(4.5, 0.53, "policy and value", ha="center", va="center", fontsize=8, color=ink["text"], zorder=5)
+    ax.text(
+        4.5,
+        0.53,
+        "policy and value",
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=ink["text"],
+        zorder=5,
+    )
 
 # %% ../nbs/A2_plots.ipynb #c4999534
 def _draw_flow(ax):
@@ -329,23 +587,39 @@ def _draw_flow(ax):
 
 def _draw_evaluation(ax, lit):
     "The score of the agent's play in the environment, drawn only where it is the subject."
-    if lit != "evaluation": return
+    if lit != "evaluation":
+        return
     _box(ax, 1.3, 0.2, 1.9, 0.36, _ink("evaluation", lit), "evaluation")
     _arrow(ax, [(0.8, 1.5), (0.8, 0.38), (1.3, 0.38)], "returns", (0.5, 0.92))
 
 
 def agent_map(lit=None):
-    "A figure of the whole agent; `lit` names the one part in full colour (a module name), None colours all."
+    """A figure of the whole agent.
+
+    `lit` names the one part in full colour (a module name), None colours all.
+    """
     if lit is not None and lit not in _PARTS:
         near = get_close_matches(str(lit), _PARTS, 1, 0) or [""]
-        raise UserError(f"the map has no part '{lit}': did you mean '{near[0]}'? The parts are {', '.join(_PARTS)}.")
+        raise UserError(
+            f"the map has no part '{lit}': did you mean '{near[0]}'? The parts are {', '.join(_PARTS)}."
+        )
     fig, ax = _figure(9, 3.2)
     ink = _ink("training", lit)
     loop = _ink("training", lit) | dict(fill="white")
     _box(ax, 0.12, 0.1, 8.76, 2.92, loop, zorder=0, line=2.8 if lit == "training" else 1.3)
-    ax.text(0.5, 3.02, " training: collect, then learn tokens, then dynamics, then behaviour, again ", va="center", fontsize=9,
-            color="#222222" if lit in (None, "training") else ink["text"], weight=ink["weight"], zorder=6, backgroundcolor="white")
-    for draw in (_draw_play, _draw_tokenizer, _draw_models, _draw_evaluation): draw(ax, lit)
+    ax.text(
+        0.5,
+        3.02,
+        " training: collect, then learn tokens, then dynamics, then behaviour, again ",
+        va="center",
+        fontsize=9,
+        color="#222222" if lit in (None, "training") else ink["text"],
+        weight=ink["weight"],
+        zorder=6,
+        backgroundcolor="white",
+    )
+    for draw in (_draw_play, _draw_tokenizer, _draw_models, _draw_evaluation):
+        draw(ax, lit)
     _draw_flow(ax)
     ax.set(xlim=(0, 9), ylim=(0, 3.2))
     return fig

@@ -11,39 +11,55 @@ __all__ = ['CIVIDIS', 'Page', 'read_page', 'next_logits', 'dreamt_words', 'resca
 # %% ../nbs/A9_predictions.ipynb #5735a1e2
 import math
 from typing import NamedTuple
+
 import ipywidgets
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch.overrides import TorchFunctionMode
-from .settings import UserError
-from .replay import to_float
+
 from .imagination import CategoricalSampler, ImaginationConfig, draw_frame
+from .replay import to_float
 from .runs import generator
+from .settings import UserError
 from .widgets import Gallery, View, action_names, cells, code_label, read_vocabulary, row
 
 # %% ../nbs/A9_predictions.ipynb #4ae50d11
 class Page(NamedTuple):
-    "What a world model reads, and the frame it should predict, which is the last: frame numbers (T,), frames float (T,3,H,W), tokens (T,K), and the actions (T-1,) between them."
+    """What a world model reads, and the frame it should predict, which is the last.
+
+    Frame numbers (T,), frames float (T,3,H,W), tokens (T,K), and the actions (T-1,) between them.
+    """
+
     numbers: np.ndarray
     frames: torch.Tensor
     tokens: torch.Tensor
     actions: torch.Tensor
 
+
 def read_page(tokenizer, recording, frame, steps=4):
-    "The Page of at most `steps` frames of one game that ends with the frame after `frame`; UserError if the game ends there."
+    """The Page of at most `steps` frames of one game that ends with the frame after `frame`.
+
+    UserError if the game ends there.
+    """
     first = max(frame + 2 - steps, recording.starts[recording.starts <= frame].max())
     if frame + 1 >= len(recording) or frame + 1 in recording.starts:
-        raise UserError(f"Frame {frame} is the last of its game: no frame follows it, choose another.")
+        raise UserError(
+            f"Frame {frame} is the last of its game: no frame follows it, choose another."
+        )
     numbers = np.arange(first, frame + 2)
     frames = to_float(torch.from_numpy(recording.frames[numbers]).permute(0, 3, 1, 2))
-    return Page(numbers, frames, tokenizer.encode(frames), torch.from_numpy(recording.actions[numbers[:-1]]))
+    return Page(
+        numbers, frames, tokenizer.encode(frames), torch.from_numpy(recording.actions[numbers[:-1]])
+    )
 
 # %% ../nbs/A9_predictions.ipynb #e87e2759
 @torch.no_grad()
 def next_logits(world_model, tokens, actions):
-    "Logits (K,N) of each word of the last frame of tokens int64 (T,K), given all before it and the actions (T-1,)."
+    """Logits (K,N) of each word of the last frame of tokens int64 (T,K), given all before it and
+    the actions (T-1,).
+    """
     memory = world_model.begin(tokens[None, :-1], actions[None, :-1])
     memory, outcome = world_model.act(memory, actions[-1:])
     logits = [outcome.token]
@@ -52,27 +68,48 @@ def next_logits(world_model, tokens, actions):
         logits.append(one)
     return torch.cat(logits)
 
+
 @torch.no_grad()
 def dreamt_words(world_model, tokens, actions, sampler, draw):
     "Tokens (T,K) whose last frame is dreamt instead, word by word (chapter 07)."
-    memory, outcome = world_model.act(world_model.begin(tokens[None, :-1], actions[None, :-1]), actions[-1:])
+    memory, outcome = world_model.act(
+        world_model.begin(tokens[None, :-1], actions[None, :-1]), actions[-1:]
+    )
     dreamt, _ = draw_frame(world_model, sampler, memory, outcome.token, tokens[-2:-1], draw)
     return torch.cat([tokens[:-1], dreamt])
 
 # %% ../nbs/A9_predictions.ipynb #30f9214b
 def rescale(logits, temperature=1.0, top_k=0):
-    "The probabilities (...,N) with which CategoricalSampler draws from logits (...,N); top_k 0 keeps all (chapter 07)."
+    """The probabilities (...,N) with which CategoricalSampler draws from logits (...,N).
+
+    Top_k 0 keeps all (chapter 07).
+    """
     scaled = logits.float() / temperature
-    if not 0 < top_k < scaled.shape[-1]: return scaled.softmax(-1)
+    if not 0 < top_k < scaled.shape[-1]:
+        return scaled.softmax(-1)
     best, names = scaled.topk(top_k, -1)
     return torch.zeros_like(scaled).scatter(-1, names, best.softmax(-1))
 
+
 def entropy(probabilities):
-    "Entropy in bits (...) of distributions (...,N): 0 where one word is certain, log2 N where nothing is known."
+    """Entropy in bits (...) of distributions (...,N).
+
+    0 where one word is certain, log2 N where nothing is known.
+    """
     return torch.special.entr(probabilities).sum(-1) / math.log(2)
 
 # %% ../nbs/A9_predictions.ipynb #61c28872
-CIVIDIS = torch.tensor([(0.0, 0.135, 0.305), (0.209, 0.273, 0.425), (0.401, 0.412, 0.441), (0.582, 0.559, 0.468), (0.786, 0.72, 0.4), (0.996, 0.909, 0.218)])
+CIVIDIS = torch.tensor(
+    [
+        (0.0, 0.135, 0.305),
+        (0.209, 0.273, 0.425),
+        (0.401, 0.412, 0.441),
+        (0.582, 0.559, 0.468),
+        (0.786, 0.72, 0.4),
+        (0.996, 0.909, 0.218),
+    ]
+)
+
 
 def colours(heat):
     "The colour (...,3) of each heat (...) in [0,1], from dark blue to yellow."
@@ -80,10 +117,18 @@ def colours(heat):
     low = place.long().clamp(max=len(CIVIDIS) - 2)
     return CIVIDIS[low].lerp(CIVIDIS[low + 1], (place - low)[..., None])
 
+
 def heated(frames, heat, grid):
-    "Frames (T,3,H,W) in grey under the colours of the heat (T,K) of their squares, in [0,1]: (T,3,H,W)."
+    """Frames (T,3,H,W) in grey under the colours of the heat (T,K) of their squares, in [0,1].
+
+    (T,3,H,W).
+    """
     side = frames.shape[-1] // grid
-    painted = rearrange(colours(heat), "t (h w) c -> t c h w", h=grid).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    painted = (
+        rearrange(colours(heat), "t (h w) c -> t c h w", h=grid)
+        .repeat_interleave(side, 2)
+        .repeat_interleave(side, 3)
+    )
     return 0.35 * frames.mean(1, keepdim=True) + 0.65 * painted
 
 # %% ../nbs/A9_predictions.ipynb #58a1969a
@@ -91,35 +136,53 @@ def percent(share):
     "A share in [0,1] as per cent in words: what is small but not nothing is <1%."
     return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
 
+
 def frame_slider(recording, start):
     "A slider over the frames of a recording."
-    return ipywidgets.IntSlider(start, 0, len(recording) - 2, description="frame", continuous_update=False)
+    return ipywidgets.IntSlider(
+        start, 0, len(recording) - 2, description="frame", continuous_update=False
+    )
 
 # %% ../nbs/A9_predictions.ipynb #92be07f1
 class FramePair(View):
     "A frame of a recording and the frame that came next, with an action between them to choose."
+
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         self.tokenizer, self.world_model = trained.need("tokenizer", "world_model")
-        self.recording, self.steps, self.page = recording, min(steps, trained.config.world_model.steps), None
+        self.recording, self.steps, self.page = (
+            recording,
+            min(steps, trained.config.world_model.steps),
+            None,
+        )
         self.grid, self.names = self.tokenizer.grid, list(names or action_names(trained.config))
         self.seen, self.came = (Gallery(zoom=204 / recording.frames.shape[1]) for _ in range(2))
         self.frame = frame_slider(recording, start)
-        self.action = ipywidgets.Dropdown(options=[(name, number) for number, name in enumerate(self.names)], description="action")
+        self.action = ipywidgets.Dropdown(
+            options=[(name, number) for number, name in enumerate(self.names)], description="action"
+        )
         super().__init__(row(self.frame, self.action), row(self.seen, self.came))
         self.when(self.frame, self.read)
         self.when(self.action, self.ask)
 
     def read(self):
         "Read another page; the action is the recorded one again."
-        page, self.page = read_page(self.tokenizer, self.recording, self.frame.value, self.steps), None
+        page, self.page = (
+            read_page(self.tokenizer, self.recording, self.frame.value, self.steps),
+            None,
+        )
         self.action.value = page.actions[-1].item()
         self.page = page
-        self.seen.show(page.frames[-2:-1], title=f"frame {page.numbers[-2]}", labels=[f"frame {page.numbers[-2]}, the last that the model has read"])
+        self.seen.show(
+            page.frames[-2:-1],
+            title=f"frame {page.numbers[-2]}",
+            labels=[f"frame {page.numbers[-2]}, the last that the model has read"],
+        )
         self.ask()
 
     def ask(self):
         "Ask what follows the chosen action."
-        if self.page is None: return
+        if self.page is None:
+            return
         self.actions = torch.cat([self.page.actions[:-1], torch.tensor([self.action.value])])
         self.answer()
 
@@ -134,28 +197,45 @@ class FramePair(View):
 
 # %% ../nbs/A9_predictions.ipynb #c7e2904b
 class NextWords(FramePair):
-    "A FramePair whose second frame came or is dreamt, and what a world model says of each word of it."
+    """A FramePair whose second frame came or is dreamt, and what a world model says of each word of
+    it.
+    """
+
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         super().__init__(trained, recording, start, steps, names)
         self.seed = 0
-        self.given = ipywidgets.Dropdown(options=["the words that came", "dreamt words"], description="after")
+        self.given = ipywidgets.Dropdown(
+            options=["the words that came", "dreamt words"], description="after"
+        )
         self.again = ipywidgets.Button(description="dream again")
         self.children[0].children += (self.given, self.again)
         self.when(self.given, self.ask)
         self.when(self.again, self.roll)
 
-    dreaming = property(lambda self: self.given.value == "dreamt words", doc="Whether the words before a place are dreamt.")
+    dreaming = property(
+        lambda self: self.given.value == "dreamt words",
+        doc="Whether the words before a place are dreamt.",
+    )
 
     def answer(self):
         "Take the words that came, or dream some, and ask for the logits (K,N) of each."
-        if self.dreaming: self.dream()
-        else: super().answer()
+        if self.dreaming:
+            self.dream()
+        else:
+            super().answer()
         self.logits = next_logits(self.world_model, self.tokens, self.actions)
 
     def dream(self):
         "Dream the next frame."
-        tokens = dreamt_words(self.world_model, self.page.tokens, self.actions, self.sampler(), generator(self.seed, "next"))
-        with torch.no_grad(): self.show_next("dreamt", tokens, self.tokenizer.decode(tokens[-1:])[0])
+        tokens = dreamt_words(
+            self.world_model,
+            self.page.tokens,
+            self.actions,
+            self.sampler(),
+            generator(self.seed, "next"),
+        )
+        with torch.no_grad():
+            self.show_next("dreamt", tokens, self.tokenizer.decode(tokens[-1:])[0])
 
     def sampler(self):
         "What draws the dreamt words: here from the model's own chances."
@@ -163,26 +243,38 @@ class NextWords(FramePair):
 
     def roll(self):
         "Dream the next frame with other dice."
-        if not self.dreaming: raise UserError("Nothing is dreamt now: choose dreamt words first.")
+        if not self.dreaming:
+            raise UserError("Nothing is dreamt now: choose dreamt words first.")
         self.seed += 1
         self.ask()
 
 # %% ../nbs/A9_predictions.ipynb #0e95a7d2
 class UncertaintyBoard(NextWords):
-    "NextWords with temperature and top-k, and how unsure the world model is at each place of the frame."
+    """NextWords with temperature and top-k, and how unsure the world model is at each place of the
+    frame.
+    """
+
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         super().__init__(trained, recording, start, steps, names)
-        self.board = Gallery(columns=self.grid, gap=3, zoom=48 * self.grid / recording.frames.shape[2], pickable=True)
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature")  # a range that the browser's slider does not round
+        self.board = Gallery(
+            columns=self.grid, gap=3, zoom=48 * self.grid / recording.frames.shape[2], pickable=True
+        )
+        # a range that the browser's slider does not round
+        self.temperature = ipywidgets.FloatSlider(
+            1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature"
+        )
         self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
         self.top_k.style.description_width = self.temperature.style.description_width = "initial"
         self.children[1].children = [self.seen, self.board, self.came]
         self.children = [*self.children[:-1], row(self.temperature, self.top_k), self.voice]
-        for control in (self.temperature, self.top_k): self.when(control, self.turn)
+        for control in (self.temperature, self.top_k):
+            self.when(control, self.turn)
 
     def sampler(self):
         "What draws the dreamt words, with temperature and top-k."
-        return CategoricalSampler(ImaginationConfig(temperature=self.temperature.value, top_k=self.top_k.value))
+        return CategoricalSampler(
+            ImaginationConfig(temperature=self.temperature.value, top_k=self.top_k.value)
+        )
 
     def answer(self):
         "Take the words, and show how sure the model was of them."
@@ -199,16 +291,35 @@ class UncertaintyBoard(NextWords):
         self.bits = entropy(self.chances)
         most, codes = max(self.bits.max().item(), 0.1), self.tokens[-1].tolist()
         chosen = self.board.chosen if self.board.chosen >= 0 else self.bits.argmax().item()
-        self.board.show(cells(heated(self.next[None], self.bits[None] / most, self.grid)[0], self.grid), chosen=chosen, texts=[f"{bits:.1f}" for bits in self.bits.tolist()],
-                        title=f"how unsure, in bits: yellow = {most:.1f}", labels=[f"{code_label(cell, code, self.grid)}, {bits:.1f} bits" for cell, (code, bits) in enumerate(zip(codes, self.bits.tolist()))])
+        self.board.show(
+            cells(heated(self.next[None], self.bits[None] / most, self.grid)[0], self.grid),
+            chosen=chosen,
+            texts=[f"{bits:.1f}" for bits in self.bits.tolist()],
+            title=f"how unsure, in bits: yellow = {most:.1f}",
+            labels=[
+                f"{code_label(cell, code, self.grid)}, {bits:.1f} bits"
+                for cell, (code, bits) in enumerate(zip(codes, self.bits.tolist()))
+            ],
+        )
 
 # %% ../nbs/A9_predictions.ipynb #b203aac0
 class NextToken(UncertaintyBoard):
-    "What a world model expects of each place of the next frame: where it is unsure, the likeliest words as pictures, temperature and top-k; after the words that came or after dreamt ones."
+    """What a world model expects of each place of the next frame.
+
+    Where it is unsure, the likeliest words as pictures, temperature and top-k; after the words that
+    came or after dreamt ones.
+    """
+
     def __init__(self, trained, recording, start=0, frames=128, most=12, steps=4, names=None):
         super().__init__(trained, recording, start, steps, names)
-        self.words = read_vocabulary(self.tokenizer, to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2)))
-        self.most, self.choices = most, Gallery(columns=most, gap=6, zoom=48 / self.words.pictures.shape[-1])
+        self.words = read_vocabulary(
+            self.tokenizer,
+            to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2)),
+        )
+        self.most, self.choices = (
+            most,
+            Gallery(columns=most, gap=6, zoom=48 / self.words.pictures.shape[-1]),
+        )
         self.children = [*self.children[:-1], self.choices, self.voice]
         self.read()
         self.when(self.board, self.offer, "chosen")
@@ -223,63 +334,113 @@ class NextToken(UncertaintyBoard):
         cell = max(self.board.chosen, 0)
         chances, code = self.chances[cell], self.tokens[-1, cell].item()
         shares, codes = chances.topk(min(self.most, (chances > 0).sum().item()))
-        self.choices.show(self.words.pictures[codes], bars=shares.tolist(), marked=(codes == code).nonzero().flatten().tolist(),
-                          texts=[f"{name}\n{percent(share)}" for name, share in zip(codes.tolist(), shares.tolist())],
-                          title=f"the likeliest words for row {cell // self.grid + 1}, column {cell % self.grid + 1}; dashed: the one that {'was drawn' if self.dreaming else 'came'}",
-                          labels=[f"code {name}, {percent(share)}" for name, share in zip(codes.tolist(), shares.tolist())])
-        self.say(self.sentence(cell, code, chances[code].item(), (chances > chances[code]).sum().item() + 1))
+        self.choices.show(
+            self.words.pictures[codes],
+            bars=shares.tolist(),
+            marked=(codes == code).nonzero().flatten().tolist(),
+            texts=[
+                f"{name}\n{percent(share)}" for name, share in zip(codes.tolist(), shares.tolist())
+            ],
+            title=f"the likeliest words for row {cell // self.grid + 1}, column {cell % self.grid + 1}; dashed: the one that {'was drawn' if self.dreaming else 'came'}",
+            labels=[
+                f"code {name}, {percent(share)}"
+                for name, share in zip(codes.tolist(), shares.tolist())
+            ],
+        )
+        self.say(
+            self.sentence(
+                cell, code, chances[code].item(), (chances > chances[code]).sum().item() + 1
+            )
+        )
 
     def sentence(self, cell, code, share, rank):
         "What is shown, in words."
         recorded, chosen = self.names[self.page.actions[-1]], self.names[self.action.value]
         other = "" if recorded == chosen else f" (the recording went on with {recorded})"
         happened = f"code {code} {'was drawn' if self.dreaming else 'came'}, given {percent(share)}, {'the likeliest' if rank == 1 else f'number {rank} by likelihood'}"
-        return (f"After frame {self.page.numbers[-2]} and {chosen}{other}, {code_label(cell, code, self.grid).rsplit(',', 1)[0]}: {self.bits[cell]:.1f} bits; "
-                f"{happened if share else f'code {code} came, which top-k has cut off'}. The whole frame: {self.bits.sum():.1f} bits.")
+        return (
+            f"After frame {self.page.numbers[-2]} and {chosen}{other}, {code_label(cell, code, self.grid).rsplit(',', 1)[0]}: {self.bits[cell]:.1f} bits; "
+            f"{happened if share else f'code {code} came, which top-k has cut off'}. The whole frame: {self.bits.sum():.1f} bits."
+        )
 
 # %% ../nbs/A9_predictions.ipynb #4367be90
 class OpenAttention(TorchFunctionMode):
-    "While it is active, torch's fused attention is computed in the open; `weights` holds the shares (B, heads, S, L) of every call, in order."
+    """While it is active, torch's fused attention is computed in the open.
+
+    `weights` holds the shares (B, heads, S, L) of every call, in order.
+    """
+
     def __init__(self):
         super().__init__()
         self.weights = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is not F.scaled_dot_product_attention: return function(*args, **(kwargs or {}))
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
         return self.attend(*args, **(kwargs or {}))
 
-    def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **rest):
-        "What the fused call computes, without dropout: softmax of the scaled and masked fits, times the values."
+    def attend(
+        self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **rest
+    ):
+        """What the fused call computes, without dropout.
+
+        Softmax of the scaled and masked fits, times the values.
+        """
         fits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-        if is_causal: attn_mask = torch.ones(fits.shape[-2:], dtype=torch.bool, device=fits.device).tril()
-        if attn_mask is not None: fits = fits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else fits + attn_mask
+        if is_causal:
+            attn_mask = torch.ones(fits.shape[-2:], dtype=torch.bool, device=fits.device).tril()
+        if attn_mask is not None:
+            fits = (
+                fits.masked_fill(~attn_mask, -torch.inf)
+                if attn_mask.dtype == torch.bool
+                else fits + attn_mask
+            )
         self.weights.append(fits.softmax(-1))
         return self.weights[-1] @ value
 
 # %% ../nbs/A9_predictions.ipynb #fe14d316
 @torch.no_grad()
 def attention_weights(world_model, tokens, actions):
-    "What every place of tokens (T,K) with the actions (T-1,) between them reads: (layers, heads, S, S), rows sum to 1, S = T·(K+1) - 1."
+    """What every place of tokens (T,K) with the actions (T-1,) between them reads.
+
+    (layers, heads, S, S), rows sum to 1, S = T·(K+1) - 1.
+    """
     if not (hasattr(world_model, "transformer") and hasattr(world_model, "layout")):
-        raise UserError(f"A {type(world_model).__name__} has no Transformer over tokens, so there are no attention weights to show: use the world model of chapter 06.")
-    with OpenAttention() as heard: world_model.transformer(world_model.layout.interleave(tokens[None], actions[None]))
+        raise UserError(
+            f"A {type(world_model).__name__} has no Transformer over tokens, so there are no attention weights to show: use the world model of chapter 06."
+        )
+    with OpenAttention() as heard:
+        world_model.transformer(world_model.layout.interleave(tokens[None], actions[None]))
     if len(heard.weights) != len(world_model.transformer.blocks):
-        raise UserError(f"The attention part {type(world_model.transformer.blocks[0].attention).__name__} does not call torch's scaled_dot_product_attention, so it has no weights to show.")
+        raise UserError(
+            f"The attention part {type(world_model.transformer.blocks[0].attention).__name__} does not call torch's scaled_dot_product_attention, so it has no weights to show."
+        )
     return torch.cat(heard.weights)
 
 # %% ../nbs/A9_predictions.ipynb #790ff45d
 def by_frame(weights, tokens_per_frame):
-    "Weights (...,S) of places in the order frame, action, frame, …: on the frames (...,T,K) and on the actions (...,T-1)."
+    """Weights (...,S) of places in the order frame, action, frame, ….
+
+    On the frames (...,T,K) and on the actions (...,T-1).
+    """
     steps = F.pad(weights, (0, 1)).unflatten(-1, (-1, tokens_per_frame + 1))
     return steps[..., :-1], steps[..., :-1, -1]
 
+
 def with_means(weights):
-    "Weights (layers, heads, S, S) with the mean of the heads behind the heads, and the mean of the layers behind the layers: (layers+1, heads+1, S, S)."
+    """Weights (layers, heads, S, S) with the mean of the heads behind the heads, and the mean of
+    the layers behind the layers: (layers+1, heads+1, S, S).
+    """
     weights = torch.cat([weights, weights.mean(1, keepdim=True)], 1)
     return torch.cat([weights, weights.mean(0, keepdim=True)])
 
+
 def miniatures(weights, tokens_per_frame, grid):
-    "Weights (n,S) as little pictures (n,3,grid,·): the frames side by side, a column for the action between two; yellow is the largest of a picture."
+    """Weights (n,S) as little pictures (n,3,grid,·).
+
+    The frames side by side, a column for the action between two; yellow is the largest of a
+    picture.
+    """
     frames, actions = by_frame(weights / weights.amax(-1, keepdim=True), tokens_per_frame)
     between = F.pad(actions, (0, 1))[..., None, None].expand(*frames.shape[:2], grid, 1)
     sheet = torch.cat([frames.unflatten(-1, (grid, grid)), between], -1)
@@ -287,7 +448,10 @@ def miniatures(weights, tokens_per_frame, grid):
 
 # %% ../nbs/A9_predictions.ipynb #1c6b92f8
 class AttentionPage(View):
-    "A page of a recording that a world model reads, and what it looks at from one place of the next frame by one head."
+    """A page of a recording that a world model reads, and what it looks at from one place of the
+    next frame by one head.
+    """
+
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         self.tokenizer, self.world_model = trained.need("tokenizer", "world_model")
         self.recording, self.steps = recording, min(steps, trained.config.world_model.steps)
@@ -297,32 +461,48 @@ class AttentionPage(View):
         self.when(self.frame, self.read)
 
     def read(self):
-        "Read another page and keep its weights; at first the mean of all heads for a word that changes."
+        """Read another page and keep its weights.
+
+        At first the mean of all heads for a word that changes.
+        """
         self.page = read_page(self.tokenizer, self.recording, self.frame.value, self.steps)
-        self.weights = with_means(attention_weights(self.world_model, self.page.tokens, self.page.actions))
+        self.weights = with_means(
+            attention_weights(self.world_model, self.page.tokens, self.page.actions)
+        )
         self.layers, self.columns = self.weights.shape[0] - 1, self.weights.shape[1]
-        self.head_names = [("all layers" if layer == self.layers else f"layer {layer + 1}") + (", mean of heads" if head == self.columns - 1 else f", head {head + 1}")
-                           for layer in range(self.layers + 1) for head in range(self.columns)]
+        self.head_names = [
+            ("all layers" if layer == self.layers else f"layer {layer + 1}")
+            + (", mean of heads" if head == self.columns - 1 else f", head {head + 1}")
+            for layer in range(self.layers + 1)
+            for head in range(self.columns)
+        ]
         changes = self.page.tokens[-1] != self.page.tokens[-2]
-        if self.cell is None: self.cell, self.head = changes.int().argmax().item(), len(self.head_names) - 1
+        if self.cell is None:
+            self.cell, self.head = changes.int().argmax().item(), len(self.head_names) - 1
         self.draw()
 
     def draw(self):
-        "Take what every head reads from the chosen place (n,S), and of it the row of the chosen head (S,), on frames and on actions."
+        """Take what every head reads from the chosen place (n,S), and of it the row of the chosen
+        head (S,), on frames and on actions.
+        """
         words = self.page.tokens.shape[1]
-        self.rows = self.weights[:, :, (len(self.page.numbers) - 1) * (words + 1) - 1 + self.cell].flatten(0, 1)
+        self.rows = self.weights[
+            :, :, (len(self.page.numbers) - 1) * (words + 1) - 1 + self.cell
+        ].flatten(0, 1)
         self.row = self.rows[self.head]
         self.on_frames, self.on_actions = by_frame(self.row, words)
 
     def place(self, index):
         "Words for a place of the sequence."
         step, cell = divmod(index, self.on_frames.shape[-1] + 1)
-        if cell == self.on_frames.shape[-1]: return f"{self.names[self.page.actions[step]]} after frame {self.page.numbers[step]}"
+        if cell == self.on_frames.shape[-1]:
+            return f"{self.names[self.page.actions[step]]} after frame {self.page.numbers[step]}"
         return f"row {cell // self.grid + 1}, column {cell % self.grid + 1} of frame {self.page.numbers[step]}"
 
 # %% ../nbs/A9_predictions.ipynb #a8f1563d
 class AttentionMap(AttentionPage):
     "An AttentionPage with the weights laid over its frames."
+
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         super().__init__(trained, recording, start, steps, names)
         side = recording.frames.shape[1]
@@ -340,29 +520,51 @@ class AttentionMap(AttentionPage):
     def draw_past(self, painted):
         "The frames that were read, under their heat."
         shares = self.on_frames[:-1].sum(-1).tolist()
-        self.past.show(painted, title=f"weight on earlier frames: yellow = {percent(self.row.max().item())}",
-                       texts=[f"frame {number}: {percent(share)}" for number, share in zip(self.page.numbers, shares)],
-                       labels=[f"frame {number}: {percent(share)} of the weight, most on {self.place(step * (self.on_frames.shape[-1] + 1) + self.on_frames[step].argmax().item())}"
-                               for step, (number, share) in enumerate(zip(self.page.numbers, shares))])
+        self.past.show(
+            painted,
+            title=f"weight on earlier frames: yellow = {percent(self.row.max().item())}",
+            texts=[
+                f"frame {number}: {percent(share)}"
+                for number, share in zip(self.page.numbers, shares)
+            ],
+            labels=[
+                f"frame {number}: {percent(share)} of the weight, most on {self.place(step * (self.on_frames.shape[-1] + 1) + self.on_frames[step].argmax().item())}"
+                for step, (number, share) in enumerate(zip(self.page.numbers, shares))
+            ],
+        )
 
     def draw_board(self, squares):
         "The frame to predict: heat on the words before the chosen place, nothing at and behind it."
-        squares[self.cell:] = 0.85
-        shares = [percent(share) for share in self.on_frames[-1, :self.cell].tolist()]
+        squares[self.cell :] = 0.85
+        shares = [percent(share) for share in self.on_frames[-1, : self.cell].tolist()]
         empty = len(squares) - self.cell - 1
-        self.board.show(squares, chosen=self.cell, texts=[*shares, "?", *["·"] * empty], title=f"frame {self.page.numbers[-1]}: predict which word?",
-                        labels=[f"row {cell // self.grid + 1}, column {cell % self.grid + 1}: {what}" for cell, what in enumerate([*shares, "predicted", *["not written yet"] * empty])])
+        self.board.show(
+            squares,
+            chosen=self.cell,
+            texts=[*shares, "?", *["·"] * empty],
+            title=f"frame {self.page.numbers[-1]}: predict which word?",
+            labels=[
+                f"row {cell // self.grid + 1}, column {cell % self.grid + 1}: {what}"
+                for cell, what in enumerate([*shares, "predicted", *["not written yet"] * empty])
+            ],
+        )
 
 # %% ../nbs/A9_predictions.ipynb #1bbb875c
 class FrameAttention(AttentionMap):
-    "Where a world model looks when it predicts a word: the weight on every earlier word and action, laid over the frames; press a place of the next frame and a head."
+    """Where a world model looks when it predicts a word.
+
+    The weight on every earlier word and action, laid over the frames; press a place of the next
+    frame and a head.
+    """
+
     def __init__(self, trained, recording, start=0, steps=4, names=None):
         super().__init__(trained, recording, start, steps, names)
         self.moves = Gallery(gap=12, zoom=4.0)
         self.heads = Gallery(gap=8, zoom=5.0, pickable=True)
         self.children = [*self.children[:-1], self.moves, self.heads, self.voice]
         self.read()
-        for gallery in (self.board, self.heads): self.when(gallery, self.show, "chosen")
+        for gallery in (self.board, self.heads):
+            self.when(gallery, self.show, "chosen")
 
     def show(self):
         "Draw the place and the head that were pressed."
@@ -373,19 +575,42 @@ class FrameAttention(AttentionMap):
         "Lay the weights of the chosen place and head over frames and actions."
         super().draw()
         self.draw_moves()
-        self.heads.show(miniatures(self.rows, self.page.tokens.shape[1], self.grid), columns=self.columns, chosen=self.head, texts=self.head_names, labels=self.head_names, title="heads: what each of them reads")
+        self.heads.show(
+            miniatures(self.rows, self.page.tokens.shape[1], self.grid),
+            columns=self.columns,
+            chosen=self.head,
+            texts=self.head_names,
+            labels=self.head_names,
+            title="heads: what each of them reads",
+        )
         self.say(self.sentence())
 
     def draw_moves(self):
         "The actions that were read."
-        shares, names = self.on_actions.tolist(), [self.names[action] for action in self.page.actions.tolist()]
-        self.moves.show(colours(self.on_actions / self.row.max())[:, :, None, None].expand(-1, -1, 6, 18), columns=len(shares), bars=shares, title="weight on the actions",
-                        texts=[f"{name}\n{percent(share)}" for name, share in zip(names, shares)],
-                        labels=[f"{name} after frame {number}: {percent(share)}" for name, number, share in zip(names, self.page.numbers, shares)])
+        shares, names = (
+            self.on_actions.tolist(),
+            [self.names[action] for action in self.page.actions.tolist()],
+        )
+        self.moves.show(
+            colours(self.on_actions / self.row.max())[:, :, None, None].expand(-1, -1, 6, 18),
+            columns=len(shares),
+            bars=shares,
+            title="weight on the actions",
+            texts=[f"{name}\n{percent(share)}" for name, share in zip(names, shares)],
+            labels=[
+                f"{name} after frame {number}: {percent(share)}"
+                for name, number, share in zip(names, self.page.numbers, shares)
+            ],
+        )
 
     def sentence(self):
         "What is shown, in words."
         shares, places = self.row.topk(min(3, (self.row > 0).sum().item()))
-        most = "; ".join(f"{percent(share)} on {self.place(index)}" for share, index in zip(shares.tolist(), places.tolist()))
-        return (f"To predict row {self.cell // self.grid + 1}, column {self.cell % self.grid + 1} of frame {self.page.numbers[-1]}, {self.head_names[self.head]}: {most}. "
-                f"All actions together {percent(self.on_actions.sum().item())}, words of the same frame {percent(self.on_frames[-1].sum().item())}.")
+        most = "; ".join(
+            f"{percent(share)} on {self.place(index)}"
+            for share, index in zip(shares.tolist(), places.tolist())
+        )
+        return (
+            f"To predict row {self.cell // self.grid + 1}, column {self.cell % self.grid + 1} of frame {self.page.numbers[-1]}, {self.head_names[self.head]}: {most}. "
+            f"All actions together {percent(self.on_actions.sum().item())}, words of the same frame {percent(self.on_frames[-1].sum().item())}."
+        )

@@ -19,14 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import read_arrays, write_arrays
 from .settings import UserError
 from .typed import Count, check_fields, one_of
-from .files import read_arrays, write_arrays
 
 # %% ../nbs/02_replay.ipynb #b0c275b4
 @dataclass(frozen=True)
 class Recording:
-    "Games as they were played: T steps of G games, enough to play them again; the frames are optional."
+    """Games as they were played: T steps of G games, enough to play them again.
+
+    The frames are optional.
+    """
+
     seeds: np.ndarray  # int64 (G,): game g began with env.reset(seed=seeds[g])
     starts: np.ndarray  # int64 (G,): its first step
     actions: np.ndarray  # int64 (T,)
@@ -35,25 +39,40 @@ class Recording:
     truncated: np.ndarray  # bool (T,)
     frames: np.ndarray | None = None  # uint8 (T,H,W,C): what the agent saw before each action
     final: np.ndarray | None = None  # uint8 (H,W,C): what it saw after the last action
-    digest: np.ndarray | None = None  # uint8 (32,): SHA-256 of the frames, if only they can be rebuilt
+    # uint8 (32,): SHA-256 of the frames, if only they can be rebuilt
+    digest: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
 
 
-_TYPES = dict(seeds=np.int64, starts=np.int64, actions=np.int64, rewards=np.float32, terminated=np.bool_,
-              truncated=np.bool_, frames=np.uint8, final=np.uint8, digest=np.uint8)
+_TYPES = dict(
+    seeds=np.int64,
+    starts=np.int64,
+    actions=np.int64,
+    rewards=np.float32,
+    terminated=np.bool_,
+    truncated=np.bool_,
+    frames=np.uint8,
+    final=np.uint8,
+    digest=np.uint8,
+)
 
 # %% ../nbs/02_replay.ipynb #c3aab416
 def record(env, choose: Callable[[np.ndarray], int], steps: int, seed: int = 0) -> Recording:
-    "Plays `steps` steps with choose(frame (H,W,C)) -> action; game g begins with reset(seed=seed+g), a new life with reset()."
+    """Plays `steps` steps with choose(frame (H,W,C)) -> action.
+
+    Game g begins with reset(seed=seed+g), a new life with reset().
+    """
     rows, seeds, starts, frame, done, info = [], [], [], None, True, {}
     for step in range(steps):
-        if done and info.get("life_lost"): frame, info = env.reset()
+        if done and info.get("life_lost"):
+            frame, info = env.reset()
         elif done:
             seeds.append(seed + len(seeds)), starts.append(step)
             frame, info = env.reset(seed=seeds[-1])
-        action, before = int(choose(frame)), np.array(frame)  # a copy: a game may draw the next frame into the same array
+        # a copy: a game may draw the next frame into the same array
+        action, before = int(choose(frame)), np.array(frame)
         frame, reward, terminated, truncated, info = env.step(action)
         rows.append((action, reward, terminated, truncated, before))
         done = terminated or truncated
@@ -74,7 +93,11 @@ def to_float(frames: Tensor) -> Tensor:
 # %% ../nbs/02_replay.ipynb #af6c01c4
 @dataclass(frozen=True)
 class ReplayConfig:
-    "How much experience is kept, and what counts as an ending; defaults reproduce the published runs."
+    """How much experience is kept, and what counts as an ending.
+
+    Defaults reproduce the published runs.
+    """
+
     capacity: Count = 100_000
     "Steps kept; the oldest episodes leave first; paper 100,000, all of Atari 100k (section 3.1)."
     truncation_ends: bool = True
@@ -82,11 +105,15 @@ class ReplayConfig:
     storage: Annotated[str, one_of("frames", "actions")] = "frames"
     "What a checkpoint keeps of an episode: frames (compressed) or actions (seeds and actions, replayed on loading)."
 
-    def __post_init__(self): check_fields(self)
+    def __post_init__(self):
+        check_fields(self)
 
 # %% ../nbs/02_replay.ipynb #590c0b06
 class Ring:
-    "Steps in a ring on `device`, the oldest episodes leave first; frames uint8 (capacity,H,W,3), 1.23 GB for 100,000 of 64x64."
+    """Steps in a ring on `device`, the oldest episodes leave first.
+
+    Frames uint8 (capacity,H,W,3), 1.23 GB for 100,000 of 64x64.
+    """
 
     def __init__(self, config: ReplayConfig = ReplayConfig(), size: int = 64, device="cpu"):
         self.config, capacity = config, config.capacity
@@ -95,24 +122,44 @@ class Ring:
         self.rewards = torch.empty(capacity, dtype=torch.float32, device=device)
         self.ends = torch.empty(capacity, dtype=torch.bool, device=device)
         self.starts, self.total, self.open = deque(), 0, False  # counted over all steps ever added
-        self.bounds = torch.zeros(1, dtype=torch.int64)  # (E+1,): starts of the episodes and end of the last
+        # (E+1,): starts of the episodes and end of the last
+        self.bounds = torch.zeros(1, dtype=torch.int64)
 
-    num_steps = property(lambda self: self.total - self.starts[0] if self.starts else 0, doc="Steps held, the open episode included.")
-    num_episodes = property(lambda self: len(self.starts), doc="Episodes held, the open one included.")
+    num_steps = property(
+        lambda self: self.total - self.starts[0] if self.starts else 0,
+        doc="Steps held, the open episode included.",
+    )
+    num_episodes = property(
+        lambda self: len(self.starts), doc="Episodes held, the open one included."
+    )
 
     @property
     def lengths(self) -> Tensor:
         "Steps of every episode held, oldest first, (E,) int64 on the CPU."
-        if self.bounds[-1] != self.total: self.bounds = torch.tensor([*self.starts, self.total])
+        if self.bounds[-1] != self.total:
+            self.bounds = torch.tensor([*self.starts, self.total])
         return self.bounds.diff()
 
-    def add(self, frame: np.ndarray, action: int, reward: float, terminated: bool, truncated: bool = False) -> None:
-        "Adds one step (frame (H,W,3) uint8 and what the agent did there) to the open episode, or opens one."
+    def add(
+        self,
+        frame: np.ndarray,
+        action: int,
+        reward: float,
+        terminated: bool,
+        truncated: bool = False,
+    ) -> None:
+        """Adds one step (frame (H,W,3) uint8 and what the agent did there) to the open episode, or
+        opens one.
+        """
         if frame.shape != self.frames.shape[1:] or frame.dtype != np.uint8:
-            raise UserError(f"A frame is {frame.dtype} {tuple(frame.shape)}; this replay holds uint8 {tuple(self.frames.shape[1:])}.")
+            raise UserError(
+                f"A frame is {frame.dtype} {tuple(frame.shape)}; this replay holds uint8 {tuple(self.frames.shape[1:])}."
+            )
         action, reward = int(action), float(reward)
-        if self.num_steps == self.config.capacity: self._forget()
-        if not self.open: self.starts.append(self.total)
+        if self.num_steps == self.config.capacity:
+            self._forget()
+        if not self.open:
+            self.starts.append(self.total)
         slot = self.total % self.config.capacity
         self.frames[slot] = torch.from_numpy(np.array(frame))
         self.actions[slot], self.rewards[slot] = action, reward
@@ -124,30 +171,49 @@ class Ring:
         return self.frames[(self.total - 1) % self.config.capacity].cpu().numpy()
 
     def _forget(self) -> None:
-        "Drops the oldest episode; of an open episode that fills the whole ring only its first step."
+        """Drops the oldest episode.
+
+        Of an open episode that fills the whole ring only its first step.
+        """
         oldest = self.starts.popleft()
-        if self.open and not self.starts: self.starts.append(oldest + 1)
+        if self.open and not self.starts:
+            self.starts.append(oldest + 1)
 
 # %% ../nbs/02_replay.ipynb #13066886
 class Batch(NamedTuple):
     "n segments of T steps; where `mask` is False the step is padding and everything in it is zero."
+
     frames: Tensor  # uint8 (B,T,C,H,W)
     actions: Tensor  # int64 (B,T)
     rewards: Tensor  # float32 (B,T)
     ends: Tensor  # bool (B,T)
     mask: Tensor  # bool (B,T), True = real
-    slots: Tensor | None = None  # int64 (B,T), where in the ring each step lies; padding repeats the nearest real one
+    # int64 (B,T), where in the ring each step lies; padding repeats the nearest real one
+    slots: Tensor | None = None
 
 # %% ../nbs/02_replay.ipynb #1faf0bfb
 class SegmentSampler(Protocol):
-    "Chooses n segments of `length` steps from episodes of `lengths` (E,) int64; anchor 'start' pads right, 'end' pads left."
+    """Chooses n segments of `length` steps from episodes of `lengths` (E,) int64.
 
-    def __call__(self, lengths: Tensor, n: int, length: int, anchor: str,
-                 generator: torch.Generator | None) -> tuple[Tensor, Tensor]: ...  # episode (n,), start (n,)
+    Anchor 'start' pads right, 'end' pads left.
+    """
+
+    def __call__(
+        self,
+        lengths: Tensor,
+        n: int,
+        length: int,
+        anchor: str,
+        # episode (n,), start (n,)
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]: ...
 
 # %% ../nbs/02_replay.ipynb #6e462a74
 class UniformSegments:
-    "Uniform over episodes, then over steps: a short episode is drawn as often as a long one (authors' code)."
+    """Uniform over episodes, then over steps.
+
+    A short episode is drawn as often as a long one (authors' code).
+    """
 
     def __call__(self, lengths, n, length, anchor, generator=None):
         episode = torch.randint(len(lengths), (n,), generator=generator)
@@ -156,17 +222,36 @@ class UniformSegments:
 
 # %% ../nbs/02_replay.ipynb #30d5c823
 class Replay(Ring):
-    "The ring, and segments drawn from it: `sample` for training, `recent` for the game in progress."
+    """The ring, and segments drawn from it.
 
-    def __init__(self, config: ReplayConfig = ReplayConfig(), size: int = 64, device="cpu", sampler: SegmentSampler | None = None):
+    `sample` for training, `recent` for the game in progress.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig = ReplayConfig(),
+        size: int = 64,
+        device="cpu",
+        sampler: SegmentSampler | None = None,
+    ):
         super().__init__(config, size, device)
         self.sampler = sampler or UniformSegments()
 
-    def sample(self, n: int, length: int, generator: torch.Generator | None = None, anchor: str = "start") -> Batch:
-        "n segments of `length` steps; anchor 'start': a uniform first step, padded right; 'end': a uniform last step, padded left."
-        if not self.starts: raise UserError("The replay is empty; collect some steps before sampling.")
-        if anchor not in ("start", "end"): raise UserError(f"anchor is {anchor!r}; choose 'start' or 'end'.")
-        if n < 1 or length < 1: raise UserError(f"{n} segments of {length} steps cannot be drawn; both must be at least 1.")
+    def sample(
+        self, n: int, length: int, generator: torch.Generator | None = None, anchor: str = "start"
+    ) -> Batch:
+        """n segments of `length` steps.
+
+        Anchor 'start': a uniform first step, padded right; 'end': a uniform last step, padded left.
+        """
+        if not self.starts:
+            raise UserError("The replay is empty; collect some steps before sampling.")
+        if anchor not in ("start", "end"):
+            raise UserError(f"anchor is {anchor!r}; choose 'start' or 'end'.")
+        if n < 1 or length < 1:
+            raise UserError(
+                f"{n} segments of {length} steps cannot be drawn; both must be at least 1."
+            )
         return self.gather(*self.sampler(self.lengths, n, length, anchor, generator), length)
 
     def gather(self, episode: Tensor, start: Tensor, length: int) -> Batch:
@@ -174,24 +259,55 @@ class Replay(Ring):
         lengths, step = self.lengths, start[:, None] + torch.arange(length)
         last = lengths[episode][:, None] - 1
         mask = ((step >= 0) & (step <= last)).to(self.frames.device)
-        slot = ((self.bounds[episode][:, None] + step.clamp(min=0).minimum(last)) % self.config.capacity).to(self.frames.device)
-        frames = self.frames.index_select(0, slot.flatten()).view(*slot.shape, *self.frames.shape[1:])
+        slot = (
+            (self.bounds[episode][:, None] + step.clamp(min=0).minimum(last)) % self.config.capacity
+        ).to(self.frames.device)
+        frames = self.frames.index_select(0, slot.flatten()).view(
+            *slot.shape, *self.frames.shape[1:]
+        )
         frames = frames.masked_fill_(~mask[..., None, None, None], 0).permute(0, 1, 4, 2, 3)
-        return Batch(frames, self.actions[slot] * mask, self.rewards[slot].masked_fill(~mask, 0), self.ends[slot] & mask, mask, slot)
+        return Batch(
+            frames,
+            self.actions[slot] * mask,
+            self.rewards[slot].masked_fill(~mask, 0),
+            self.ends[slot] & mask,
+            mask,
+            slot,
+        )
 
     def recent(self, length: int) -> tuple[Tensor, Tensor]:
-        "Last `length` frames of the open episode, uint8 (1,T,3,H,W), and mask (1,T); padded left, all padding if none is open."
+        """Last `length` frames of the open episode, uint8 (1,T,3,H,W), and mask (1,T).
+
+        Padded left, all padding if none is open.
+        """
         if not self.open:
-            return self.frames.new_zeros(1, length, 3, *self.frames.shape[1:3]), self.ends.new_zeros(1, length)
-        batch = self.gather(torch.tensor([self.num_episodes - 1]), self.lengths[-1:] - length, length)
+            return self.frames.new_zeros(
+                1, length, 3, *self.frames.shape[1:3]
+            ), self.ends.new_zeros(1, length)
+        batch = self.gather(
+            torch.tensor([self.num_episodes - 1]), self.lengths[-1:] - length, length
+        )
         return batch.frames, batch.mask
 
     def extend(self, recording: "Recording") -> None:
-        "Adds every step of a recording that has frames; a game that begins in it opens an episode, even if the one before has no end."
-        if recording.frames is None: raise UserError("This recording has no frames; rebuild(recording, env) makes them.")
+        """Adds every step of a recording that has frames.
+
+        A game that begins in it opens an episode, even if the one before has no end.
+        """
+        if recording.frames is None:
+            raise UserError("This recording has no frames; rebuild(recording, env) makes them.")
         begins = set(recording.starts.tolist())
-        for t, step in enumerate(zip(recording.frames, recording.actions, recording.rewards, recording.terminated, recording.truncated)):
-            if t in begins: self.open = False
+        for t, step in enumerate(
+            zip(
+                recording.frames,
+                recording.actions,
+                recording.rewards,
+                recording.terminated,
+                recording.truncated,
+            )
+        ):
+            if t in begins:
+                self.open = False
             self.add(*step)
 
 # %% ../nbs/02_replay.ipynb #ccc57b14
@@ -205,39 +321,72 @@ def frames_digest(frames: np.ndarray) -> np.ndarray:
 
 
 def rebuild(recording: Recording, env, frame: np.ndarray | None = None) -> Recording:
-    """Plays seeds and actions again: the same recording with frames; `env` is left after the last action; ReplayError if it went differently.
+    """Plays seeds and actions again: the same recording with frames; `env` is left after the last
+    action; ReplayError if it went differently.
 
-    A recording that goes on with a game needs `env` where that game stands and its present `frame`. Compared are rewards, endings
+    A recording that goes on with a game needs `env` where that game stands and its present `frame`.
+    Compared are rewards, endings
     and, where the recording has the digest of its frames, those.
     """
     games, rows = dict(zip(recording.starts.tolist(), recording.seeds.tolist())), []
-    if 0 not in games and frame is None: raise UserError("The recording begins in the middle of a game; concatenate it with what came before.")
+    if 0 not in games and frame is None:
+        raise UserError(
+            "The recording begins in the middle of a game; concatenate it with what came before."
+        )
     for step, action in enumerate(recording.actions.tolist()):
-        if step in games: frame, _ = env.reset(seed=games[step])
-        elif rows and (rows[-1][2] or rows[-1][3]): frame, _ = env.reset()
+        if step in games:
+            frame, _ = env.reset(seed=games[step])
+        elif rows and (rows[-1][2] or rows[-1][3]):
+            frame, _ = env.reset()
         before, (frame, reward, *ended, _) = np.array(frame), env.step(action)
         rows.append((action, reward, *ended, before))
-        if (np.float32(reward), *ended) != (recording.rewards[step], recording.terminated[step], recording.truncated[step]):
-            raise ReplayError(f"Step {step} went differently from the recording; use the environment settings and emulator version it was made with.")
+        if (np.float32(reward), *ended) != (
+            recording.rewards[step],
+            recording.terminated[step],
+            recording.truncated[step],
+        ):
+            raise ReplayError(
+                f"Step {step} went differently from the recording; use the environment settings and emulator version it was made with."
+            )
     rebuilt = _recording(recording.seeds, recording.starts, rows, frame)
-    if recording.digest is not None and not np.array_equal(recording.digest, frames_digest(rebuilt.frames)):
-        raise ReplayError("The frames went differently from the recording; use the environment settings and emulator version it was made with.")
+    if recording.digest is not None and not np.array_equal(
+        recording.digest, frames_digest(rebuilt.frames)
+    ):
+        raise ReplayError(
+            "The frames went differently from the recording; use the environment settings and emulator version it was made with."
+        )
     return rebuilt
 
 # %% ../nbs/02_replay.ipynb #f9eb3270
 def save_recording(path, recording: Recording, frames: bool = True) -> None:
-    "Writes a compressed .npz with its sum; frames=False leaves out the frames, which rebuild() can make again."
-    names = [n for n in _TYPES if getattr(recording, n) is not None and (frames or n not in ("frames", "final"))]
+    """Writes a compressed .npz with its sum.
+
+    Frames=False leaves out the frames, which rebuild() can make again.
+    """
+    names = [
+        n
+        for n in _TYPES
+        if getattr(recording, n) is not None and (frames or n not in ("frames", "final"))
+    ]
     arrays = {name: getattr(recording, name) for name in names}
-    if len(recording): arrays["actions"] = recording.actions.astype(np.min_scalar_type(recording.actions.max()))
+    if len(recording):
+        arrays["actions"] = recording.actions.astype(np.min_scalar_type(recording.actions.max()))
     write_arrays(path, arrays)
 
 # %% ../nbs/02_replay.ipynb #824b3a76
-def load_recording(path, mend: str = "restore it from a copy, or make it again with save_recording") -> Recording:
-    "Reads what save_recording wrote; UserError if the file is missing, damaged or no recording, with `mend` as the way out."
-    try: return check_recording(read_arrays(path))
+def load_recording(
+    path, mend: str = "restore it from a copy, or make it again with save_recording"
+) -> Recording:
+    """Reads what save_recording wrote.
+
+    UserError if the file is missing, damaged or no recording, with `mend` as the way out.
+    """
+    try:
+        return check_recording(read_arrays(path))
     except UserError as error:
-        if isinstance(error.__cause__, PermissionError): raise UserError(f"{path} cannot be read: {error}") from error  # it may be whole
+        # it may be whole
+        if isinstance(error.__cause__, PermissionError):
+            raise UserError(f"{path} cannot be read: {error}") from error
         raise UserError(f"{path} is not a recording that can be used ({error}): {mend}") from error
 
 
@@ -245,49 +394,84 @@ _DIMENSIONS = dict(frames=4, final=3)  # of every other array: 1
 
 
 def check_recording(arrays: dict[str, np.ndarray]) -> Recording:
-    "The Recording of named arrays; UserError unless they are all there, of the right kind, and fit each other."
+    """The Recording of named arrays.
+
+    UserError unless they are all there, of the right kind, and fit each other.
+    """
     missing = set(_TYPES) - set(arrays) - {"frames", "final", "digest"}
-    if missing or set(arrays) - set(_TYPES): raise UserError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(_TYPES)}")
+    if missing or set(arrays) - set(_TYPES):
+        raise UserError(
+            f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(_TYPES)}"
+        )
     for name, array in arrays.items():
-        if array.ndim != _DIMENSIONS.get(name, 1): raise UserError(f"{name} has {array.ndim} dimensions and not {_DIMENSIONS.get(name, 1)}")
-        if not np.can_cast(array.dtype, _TYPES[name], "safe"): raise UserError(f"{name} holds {array.dtype} and not {np.dtype(_TYPES[name])}")
+        if array.ndim != _DIMENSIONS.get(name, 1):
+            raise UserError(
+                f"{name} has {array.ndim} dimensions and not {_DIMENSIONS.get(name, 1)}"
+            )
+        if not np.can_cast(array.dtype, _TYPES[name], "safe"):
+            raise UserError(f"{name} holds {array.dtype} and not {np.dtype(_TYPES[name])}")
     recording = Recording(**{name: array.astype(_TYPES[name]) for name, array in arrays.items()})
     trouble = _trouble(recording)
-    if trouble: raise UserError(trouble)
+    if trouble:
+        raise UserError(trouble)
     return recording
 
 
 def _trouble(recording: Recording) -> str | None:
     "What does not fit in a recording, in words, or None."
-    steps, shapes = len(recording), {recording.frames.shape[1:], recording.final.shape} if recording.frames is not None and recording.final is not None else set()
+    steps, shapes = (
+        len(recording),
+        {recording.frames.shape[1:], recording.final.shape}
+        if recording.frames is not None and recording.final is not None
+        else set(),
+    )
     for name in ("rewards", "terminated", "truncated", "frames"):
         found = getattr(recording, name)
-        if found is not None and len(found) != steps: return f"it has {steps} actions and {len(found)} {name}"
-    if len(recording.seeds) != len(recording.starts): return f"it has {len(recording.seeds)} seeds and {len(recording.starts)} starts of games"
-    if (recording.seeds < 0).any() or (recording.actions < 0).any(): return "a seed or an action is negative"
-    if (np.diff(recording.starts, prepend=-1, append=steps + 1) < 1).any(): return "a game begins outside of it, or before the one before"
-    if not np.isfinite(recording.rewards).all(): return "a reward is not finite"
-    if recording.digest is not None and len(recording.digest) != 32: return "the digest of its frames is not of 32 bytes"
-    if len(shapes) > 1: return "its last frame has another size than the others"
+        if found is not None and len(found) != steps:
+            return f"it has {steps} actions and {len(found)} {name}"
+    if len(recording.seeds) != len(recording.starts):
+        return f"it has {len(recording.seeds)} seeds and {len(recording.starts)} starts of games"
+    if (recording.seeds < 0).any() or (recording.actions < 0).any():
+        return "a seed or an action is negative"
+    if (np.diff(recording.starts, prepend=-1, append=steps + 1) < 1).any():
+        return "a game begins outside of it, or before the one before"
+    if not np.isfinite(recording.rewards).all():
+        return "a reward is not finite"
+    if recording.digest is not None and len(recording.digest) != 32:
+        return "the digest of its frames is not of 32 bytes"
+    if len(shapes) > 1:
+        return "its last frame has another size than the others"
     return None
 
 # %% ../nbs/02_replay.ipynb #58a8e6eb
 def replays(make: Callable, steps: int = 30, seed: int = 0) -> bool:
-    "Whether seeds and actions rebuild the games of environments from `make()`: `steps` random steps, played again in a second environment."
+    """Whether seeds and actions rebuild the games of environments from `make()`.
+
+    `steps` random steps, played again in a second environment.
+    """
     rng = np.random.default_rng(seed)
     with closing(make()) as used:
         record(used, lambda frame: rng.integers(used.action_space.n), 3, seed + 1)
         played = record(used, lambda frame: rng.integers(used.action_space.n), steps, seed + 2)
     with closing(make()) as fresh:
-        try: again = rebuild(played, fresh)
-        except ReplayError: return False
+        try:
+            again = rebuild(played, fresh)
+        except ReplayError:
+            return False
     return np.array_equal(again.frames, played.frames) and np.array_equal(again.final, played.final)
 
 # %% ../nbs/02_replay.ipynb #2d1a80be
 def concatenate(recordings: Sequence[Recording]) -> Recording:
     "One recording of several in a row; frames are kept if all of them have frames."
     offsets = np.cumsum([0, *map(len, recordings)])
-    joined = {name: np.concatenate([getattr(r, name) for r in recordings]) for name in ("seeds", "actions", "rewards", "terminated", "truncated")}
+    joined = {
+        name: np.concatenate([getattr(r, name) for r in recordings])
+        for name in ("seeds", "actions", "rewards", "terminated", "truncated")
+    }
     starts = np.concatenate([r.starts + offset for r, offset in zip(recordings, offsets)])
-    frames = None if any(r.frames is None for r in recordings) else np.concatenate([r.frames for r in recordings])
+    frames = (
+        None
+        if any(r.frames is None for r in recordings)
+        else np.concatenate([r.frames for r in recordings])
+    )
     return Recording(starts=starts, frames=frames, final=recordings[-1].final, **joined)

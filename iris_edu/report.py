@@ -7,16 +7,20 @@ __all__ = ['GROUPS', 'STYLE', 'embed', 'eventful', 'scenes', 'evaluation_episode
            'section', 'facts_of_run', 'facts_of_agent', 'write_report']
 
 # %% ../nbs/A5_report.ipynb #b01aacb8
-import base64, html, io
+import base64
+import html
+import io
 from pathlib import Path
+
 import numpy as np
 import torch
+
 from . import plots
-from .files import atomic_write
-from .config import game_of, make_environment
-from .runs import generator, noted, read_metrics, read_run
-from .own_data import cut, held_out_part
 from .agent import build_dream, is_shipped, load_trained
+from .config import game_of, make_environment
+from .files import atomic_write
+from .own_data import cut, held_out_part
+from .runs import generator, noted, read_metrics, read_run
 from .training import evaluate_policy, reenact, to_frames
 
 # %% ../nbs/A5_report.ipynb #e3710e71
@@ -24,7 +28,9 @@ def embed(picture, alt):
     "An <img> element that contains a matplotlib figure or PIL image as data."
     buffer = io.BytesIO()
     save = getattr(picture, "savefig", None)
-    save(buffer, format="png", dpi=110, bbox_inches="tight") if save else picture.save(buffer, format="PNG")
+    save(buffer, format="png", dpi=110, bbox_inches="tight") if save else picture.save(
+        buffer, format="PNG"
+    )
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 # %% ../nbs/A5_report.ipynb #2596d649
@@ -37,53 +43,119 @@ def eventful(frames, length):
 # %% ../nbs/A5_report.ipynb #483fcca2
 @torch.no_grad()
 def scenes(config, agent, seed=0):
-    "Frames, tokens, reconstruction and dream of one evaluation episode: two figures and a sentence."
-    episode, sentence = held_out_episode(config) if config.data else evaluation_episode(config, agent, seed)
+    """Frames, tokens, reconstruction and dream of one evaluation episode.
+
+    Two figures and a sentence.
+    """
+    episode, sentence = (
+        held_out_episode(config) if config.data else evaluation_episode(config, agent, seed)
+    )
     start = eventful(episode.frames, config.world_model.steps)
     window = slice(start, start + config.world_model.steps)
-    real, actions = to_frames(list(episode.frames[window]), "cpu")[None], torch.as_tensor(episode.actions[window])[None]
-    reconstruction, dreamt = reenact(build_dream(agent, config), real, actions, generator(seed, "report"))
+    real, actions = (
+        to_frames(list(episode.frames[window]), "cpu")[None],
+        torch.as_tensor(episode.actions[window])[None],
+    )
+    reconstruction, dreamt = reenact(
+        build_dream(agent, config), real, actions, generator(seed, "report")
+    )
     few = slice(0, None, max(1, real.shape[1] // 4))
     tokens = agent.tokenizer.encode(real[0, few])
-    return (plots.show_tokens(real[0, few], tokens), plots.show_frames([real[0], reconstruction[0], dreamt[0]], row_labels=["real", "reconstruction", "dream"]),
-            f"{sentence}; steps {start} to {start + real.shape[1] - 1} are shown.")
+    return (
+        plots.show_tokens(real[0, few], tokens),
+        plots.show_frames(
+            [real[0], reconstruction[0], dreamt[0]], row_labels=["real", "reconstruction", "dream"]
+        ),
+        f"{sentence}; steps {start} to {start + real.shape[1] - 1} are shown.",
+    )
+
 
 def evaluation_episode(config, agent, seed):
     "An episode that the agent plays, and a sentence about it."
     episode = evaluate_policy(agent, lambda: make_environment(config), 1, seed, keep=1000)[0]
     return episode, f"An evaluation episode of {episode.length} steps with return {episode.total:g}"
 
+
 def held_out_episode(config):
     "The first held-out game of own recordings, up to 1000 steps, and a sentence about it."
     held_out = held_out_part(config.data, config.env.size)
-    ends = [*held_out.starts[held_out.starts > 0], *(np.flatnonzero(held_out.terminated | held_out.truncated) + 1), len(held_out)]
-    return cut(held_out, 0, int(min(ends))), "The first game of the recordings that nobody learnt from"
+    ends = [
+        *held_out.starts[held_out.starts > 0],
+        *(np.flatnonzero(held_out.terminated | held_out.truncated) + 1),
+        len(held_out),
+    ]
+    return cut(
+        held_out, 0, int(min(ends))
+    ), "The first game of the recordings that nobody learnt from"
 
 # %% ../nbs/A5_report.ipynb #09d6c903
-GROUPS = {"Return of the policy": ("collect/return", "evaluate/return"),
-          "World model: wrong tokens, steps ahead": ("evaluate/token_error_1", "evaluate/copy_error_1", "evaluate/token_error_10", "evaluate/copy_error_10"),
-          "Tokenizer: losses": ("tokenizer/reconstruction", "tokenizer/commitment", "tokenizer/perceptual", "evaluate/reconstruction"),
-          "World model: losses": ("world_model/transition", "world_model/reward", "world_model/ending", "evaluate/transition"),
-          "Actor-critic: losses": ("actor_critic/actions", "actor_critic/values", "actor_critic/entropy")}
+GROUPS = {
+    "Return of the policy": ("collect/return", "evaluate/return"),
+    "World model: wrong tokens, steps ahead": (
+        "evaluate/token_error_1",
+        "evaluate/copy_error_1",
+        "evaluate/token_error_10",
+        "evaluate/copy_error_10",
+    ),
+    "Tokenizer: losses": (
+        "tokenizer/reconstruction",
+        "tokenizer/commitment",
+        "tokenizer/perceptual",
+        "evaluate/reconstruction",
+    ),
+    "World model: losses": (
+        "world_model/transition",
+        "world_model/reward",
+        "world_model/ending",
+        "evaluate/transition",
+    ),
+    "Actor-critic: losses": ("actor_critic/actions", "actor_critic/values", "actor_critic/entropy"),
+}
+
 
 def curves(records, keys):
-    "The (epochs, values) of each metric that occurs in the records; an evaluation stands at the epoch whose weights it played."
-    found = {key: [(_epoch_of(record, key), record[key]) for record in records if key in record] for key in keys}
+    """The (epochs, values) of each metric that occurs in the records.
+
+    An evaluation stands at the epoch whose weights it played.
+    """
+    found = {
+        key: [(_epoch_of(record, key), record[key]) for record in records if key in record]
+        for key in keys
+    }
     return {key: tuple(map(list, zip(*points))) for key, points in found.items() if points}
 
+
 def _epoch_of(record, key):
-    "The epoch that a metric of a record speaks of: of an evaluation in the background that is the one before."
-    return record.get("evaluate/weights", record["epoch"]) if key.startswith("evaluate/") else record["epoch"]
+    """The epoch that a metric of a record speaks of.
+
+    Of an evaluation in the background that is the one before.
+    """
+    return (
+        record.get("evaluate/weights", record["epoch"])
+        if key.startswith("evaluate/")
+        else record["epoch"]
+    )
+
 
 def figures(records):
     "One figure for each group of metrics that has any, as (title, figure)."
     found = {title: curves(records, keys) for title, keys in GROUPS.items()}
-    return [(title, plots.plot_curves(lines, xlabel="epoch", ylabel="return" if "Return" in title else "loss", title=title)) for title, lines in found.items() if lines]
+    return [
+        (
+            title,
+            plots.plot_curves(
+                lines, xlabel="epoch", ylabel="return" if "Return" in title else "loss", title=title
+            ),
+        )
+        for title, lines in found.items()
+        if lines
+    ]
 
 # %% ../nbs/A5_report.ipynb #23dfe21b
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 img{max-width:100%;height:auto;display:block;margin:.6rem 0}h1{font-size:1.6rem}h2{font-size:1.3rem;margin-top:2.2rem;border-top:1px solid #ddd;padding-top:1rem}
 .curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:.5rem}table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left}"""
+
 
 def section(source, trust=()):
     "The part of the page about one run, or about an agent from elsewhere."
@@ -92,26 +164,59 @@ def section(source, trust=()):
     records = read_metrics(source) if of_run else []
     tokens, dream, sentence = scenes(trained.config, trained.agent)
     rows = facts_of_run(read_run(source, trust), records) if of_run else facts_of_agent(trained)
-    table = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
-    return "\n".join([f"<h2>{html.escape(game_of(trained.config))} · {html.escape(Path(source).name)}</h2><table>{table}</table>",
-                      "<h3>Frames and their tokens</h3>", embed(tokens, "Real frames with the number of the code of each patch"),
-                      "<h3>The dream beside reality, under the same actions</h3>", f"<p>{html.escape(sentence)} The dream starts from the first frame and never sees another.</p>",
-                      embed(dream, "Three rows: real frames, their reconstruction, and the dream"), "<h3>Curves</h3><div class='curves'>" * bool(records),
-                      *(embed(figure, title) for title, figure in figures(records)), "</div>" * bool(records)])
+    table = "".join(
+        f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
+    )
+    return "\n".join(
+        [
+            f"<h2>{html.escape(game_of(trained.config))} · {html.escape(Path(source).name)}</h2><table>{table}</table>",
+            "<h3>Frames and their tokens</h3>",
+            embed(tokens, "Real frames with the number of the code of each patch"),
+            "<h3>The dream beside reality, under the same actions</h3>",
+            f"<p>{html.escape(sentence)} The dream starts from the first frame and never sees another.</p>",
+            embed(dream, "Three rows: real frames, their reconstruction, and the dream"),
+            "<h3>Curves</h3><div class='curves'>" * bool(records),
+            *(embed(figure, title) for title, figure in figures(records)),
+            "</div>" * bool(records),
+        ]
+    )
+
 
 def facts_of_run(run, records):
     "What a run is and how far it has come, in words, and what changed on the way."
     last, config = records[-1] if records else {"epoch": 0, "steps": 0}, run.config
     minutes = sum(v for r in records for k, v in r.items() if k.endswith("/seconds")) / 60
-    return {"game": game_of(config), "epochs": f"{last['epoch']} of {config.training.epochs}", "environment steps": f"{last['steps']:,}", "seed": config.seed,
-            "minutes": f"{minutes:.1f}", "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items())} | ({"on the way": "; ".join(noted(run))} if noted(run) else {})
+    return {
+        "game": game_of(config),
+        "epochs": f"{last['epoch']} of {config.training.epochs}",
+        "environment steps": f"{last['steps']:,}",
+        "seed": config.seed,
+        "minutes": f"{minutes:.1f}",
+        "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
+    } | ({"on the way": "; ".join(noted(run))} if noted(run) else {})
+
 
 def facts_of_agent(trained):
     "What is known about an agent that was trained elsewhere."
-    return {"game": game_of(trained.config), "epochs": trained.epoch, "seed": trained.config.seed, "about": trained.facts.get("about", "-")}
+    return {
+        "game": game_of(trained.config),
+        "epochs": trained.epoch,
+        "seed": trained.config.seed,
+        "about": trained.facts.get("about", "-"),
+    }
+
 
 def write_report(sources, out, trust=()):
-    "Write one self-contained HTML page about runs, files or shipped agents; UserError if one is none."
-    page = "\n".join(["<!doctype html><html lang='en'><meta charset='utf-8'><title>iris_edu report</title>", f"<style>{STYLE}</style><h1>What the agent saw, dreamt and earned</h1>",
-                      *(section(source, trust) for source in sources), "</html>"])
+    """Write one self-contained HTML page about runs, files or shipped agents.
+
+    UserError if one is none.
+    """
+    page = "\n".join(
+        [
+            "<!doctype html><html lang='en'><meta charset='utf-8'><title>iris_edu report</title>",
+            f"<style>{STYLE}</style><h1>What the agent saw, dreamt and earned</h1>",
+            *(section(source, trust) for source in sources),
+            "</html>",
+        ]
+    )
     atomic_write(out, page.encode("utf-8", "replace"))

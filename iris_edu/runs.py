@@ -30,14 +30,28 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
+from .config import CHANGEABLE, LEARNERS, Config, check_trust, config_to_dict, differences
+from iris_edu.files import (
+    append_json_line,
+    atomic_write,
+    because,
+    digest,
+    ordinary,
+    parse_json,
+    read_json_lines,
+    read_text,
+    sentences,
+    sync_folder,
+    write_json,
+)
 from .settings import UserError
 from .typed import ANYTHING, Count, Maybe, Rule, Whole, from_json, typed
-from .files import append_json_line, atomic_write, because, digest, ordinary, parse_json, read_json_lines, read_text, sentences, sync_folder, write_json
-from .config import CHANGEABLE, LEARNERS, Config, check_trust, config_to_dict, differences
 
 # %% ../nbs/A3_runs.ipynb #f1af120e
 def derive_seed(seed, *labels):
-    "A 63-bit seed for one use, a pure function of the run's seed and the labels (names or numbers) of that use."
+    """A 63-bit seed for one use, a pure function of the run's seed and the labels (names or
+    numbers) of that use.
+    """
     words = [zlib.crc32(str(label).encode()) for label in labels]
     return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0]) >> 1
 
@@ -50,24 +64,48 @@ def generator(seed, *labels, device="cpu"):
 def flatten_optimizer(optimizer, prefix):
     "The tensors of an optimiser's state under flat names `prefix.parameter.key`."
     state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{index}.{key}": torch.as_tensor(value) for index, slots in state.items() for key, value in slots.items()}
+    return {
+        f"{prefix}.{index}.{key}": torch.as_tensor(value)
+        for index, slots in state.items()
+        for key, value in slots.items()
+    }
+
 
 STATE = {"step", "exp_avg", "exp_avg_sq"}  # what Adam remembers of a parameter
 
 
 def restore_optimizer(optimizer, tensors, prefix, source="the checkpoint"):
-    "Put tensors named by `flatten_optimizer` back into `optimizer`, an Adam; its hyperparameters stay as they are; UserError if they do not fit its parameters."
+    """Put tensors named by `flatten_optimizer` back into `optimizer`, an Adam.
+
+    Its hyperparameters stay as they are; UserError if they do not fit its parameters.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {}
     for name in (name for name in tensors if name.startswith(prefix + ".")):
-        index, _, key = name[len(prefix) + 1:].partition(".")
-        if not (index.isdecimal() and len(index) < 9 and int(index) < len(parameters) and key in STATE): raise UserError(f"{source} does not fit this configuration: nothing in it is called {name}")
-        wanted, tensor = parameters[int(index)].shape if key != "step" else torch.Size(), tensors[name]
-        if tensor.shape != wanted or not tensor.is_floating_point(): raise UserError(f"{source} does not fit this configuration: {name} needs {tuple(wanted)} floats and the file has {tuple(tensor.shape)} of {tensor.dtype}")
+        index, _, key = name[len(prefix) + 1 :].partition(".")
+        if not (
+            index.isdecimal() and len(index) < 9 and int(index) < len(parameters) and key in STATE
+        ):
+            raise UserError(
+                f"{source} does not fit this configuration: nothing in it is called {name}"
+            )
+        wanted, tensor = (
+            parameters[int(index)].shape if key != "step" else torch.Size(),
+            tensors[name],
+        )
+        if tensor.shape != wanted or not tensor.is_floating_point():
+            raise UserError(
+                f"{source} does not fit this configuration: {name} needs {tuple(wanted)} floats and the file has {tuple(tensor.shape)} of {tensor.dtype}"
+            )
         state.setdefault(int(index), {})[key] = tensor
     for index, slots in state.items():
-        if slots.keys() != STATE: raise UserError(f"{source} is not complete: of {prefix}.{index} it holds only {', '.join(sorted(slots))}")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if slots.keys() != STATE:
+            raise UserError(
+                f"{source} is not complete: of {prefix}.{index} it holds only {', '.join(sorted(slots))}"
+            )
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 # %% ../nbs/A3_runs.ipynb #8f6cab95
 FORMAT = 2
@@ -76,6 +114,7 @@ FORMAT = 2
 @dataclass(frozen=True)
 class Header:
     "What a checkpoint says about its tensors."
+
     config: Config | None
     "What builds its networks; None in a run of format 1, whose config.json says it."
     actions: Count | None
@@ -95,72 +134,137 @@ class Header:
     "What else is known about it."
 
     def __post_init__(self):
-        if not self.parts or set(self.parts) - set(LEARNERS): raise UserError(f"parts are {', '.join(self.parts) or 'none'}: they must be some of {', '.join(LEARNERS)}")
-        if set(self.optimized) - set(LEARNERS): raise UserError(f"optimized are {', '.join(self.optimized)}: they must be some of {', '.join(LEARNERS)}")
-        if set(self.scales) - set(LEARNERS): raise UserError(f"scales are of {', '.join(self.scales)}: they must be of {', '.join(LEARNERS)}")
+        if not self.parts or set(self.parts) - set(LEARNERS):
+            raise UserError(
+                f"parts are {', '.join(self.parts) or 'none'}: they must be some of {', '.join(LEARNERS)}"
+            )
+        if set(self.optimized) - set(LEARNERS):
+            raise UserError(
+                f"optimized are {', '.join(self.optimized)}: they must be some of {', '.join(LEARNERS)}"
+            )
+        if set(self.scales) - set(LEARNERS):
+            raise UserError(
+                f"scales are of {', '.join(self.scales)}: they must be of {', '.join(LEARNERS)}"
+            )
 
 
 def header_from_json(values: dict) -> Header:
     "The Header of a table, also of one that format 1 wrote; UserError for anything else."
-    if "version" in values: return from_json(values, Header)
-    if values.keys() <= {"epoch", "scales"}: return _first_run(values)
-    if values.keys() == {"config", "parts", "facts"}: return _first_agent(values)
+    if "version" in values:
+        return from_json(values, Header)
+    if values.keys() <= {"epoch", "scales"}:
+        return _first_run(values)
+    if values.keys() == {"config", "parts", "facts"}:
+        return _first_agent(values)
     raise UserError(f"its header holds {', '.join(values) or 'nothing'}")
 
 
 def check_version(values: dict, path) -> None:
-    "UserError if a table of the file at `path` says that a newer format wrote it: the file is whole, and nothing but an update helps."
+    """UserError if a table of the file at `path` says that a newer format wrote it.
+
+    The file is whole, and nothing but an update helps.
+    """
     version = values.get("version", 1)
     if isinstance(version, int) and version > FORMAT:
-        raise UserError(f"a newer version of iris_edu wrote {path}, in format {version}, and this one reads up to {FORMAT}: update with pip install -U iris-edu")
+        raise UserError(
+            f"a newer version of iris_edu wrote {path}, in format {version}, and this one reads up to {FORMAT}: update with pip install -U iris-edu"
+        )
 
 
 def _first_agent(values: dict) -> Header:
     "The Header of a shipped agent of format 1, which may say its epoch among its facts."
     header = from_json(values | {"actions": None, "version": 1}, Header)
     last = header.facts.get("last")
-    return dataclasses.replace(header, epoch=typed(last.get("epoch", 0), Whole, "facts.last.epoch")) if isinstance(last, dict) else header
+    return (
+        dataclasses.replace(header, epoch=typed(last.get("epoch", 0), Whole, "facts.last.epoch"))
+        if isinstance(last, dict)
+        else header
+    )
 
 
 def _first_run(values: dict) -> Header:
     "The Header of a run's checkpoint of format 1, which says its epoch and little else."
     header = from_json(values | {"config": None, "actions": None, "version": 1}, Header)
-    if not header.epoch: raise UserError("epoch is missing, or 0")
+    if not header.epoch:
+        raise UserError("epoch is missing, or 0")
     return header
 
 # %% ../nbs/A3_runs.ipynb #f121a2e2
 def checkpoint_sum(text: str, tensors: dict[str, torch.Tensor]) -> str:
     "The digest of a header's text and of named tensors on the CPU: names, types, shapes and bytes."
-    parts = ((f"{name} {tensor.dtype} {tuple(tensor.shape)};", tensor.contiguous().reshape(-1).view(torch.uint8).numpy()) for name, tensor in sorted(tensors.items()))
+    parts = (
+        (
+            f"{name} {tensor.dtype} {tuple(tensor.shape)};",
+            tensor.contiguous().reshape(-1).view(torch.uint8).numpy(),
+        )
+        for name, tensor in sorted(tensors.items())
+    )
     return digest([text, *(part for pair in parts for part in pair)])
 
 
 def write_checkpoint(path, tensors: dict[str, torch.Tensor], header: Header) -> None:
-    "Write tensors and a header as one safetensors file, whole or not at all; UserError if a number is not finite."
+    """Write tensors and a header as one safetensors file, whole or not at all.
+
+    UserError if a number is not finite.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     broken = not_finite(tensors)
-    if broken: raise UserError(f"{path} was not written: {broken} holds numbers that are not finite")
+    if broken:
+        raise UserError(f"{path} was not written: {broken} holds numbers that are not finite")
     config = None if header.config is None else config_to_dict(header.config)
-    text = json.dumps({field.name: getattr(header, field.name) for field in dataclasses.fields(header)} | {"config": config})
-    atomic_write(path, safetensors.torch.save(tensors, metadata={"iris_edu": text, "sha256": checkpoint_sum(text, tensors)}))
+    text = json.dumps(
+        {field.name: getattr(header, field.name) for field in dataclasses.fields(header)}
+        | {"config": config}
+    )
+    atomic_write(
+        path,
+        safetensors.torch.save(
+            tensors, metadata={"iris_edu": text, "sha256": checkpoint_sum(text, tensors)}
+        ),
+    )
 
 
-KINDS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}  # what a checkpoint may hold
+# what a checkpoint may hold
+KINDS = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+}
 
 
 def not_finite(tensors: dict[str, torch.Tensor]) -> str | None:
     "The name of the first tensor that holds a number that is not finite."
-    return next((name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()), None)
+    return next(
+        (
+            name
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point() and not tensor.isfinite().all()
+        ),
+        None,
+    )
 
 
-def read_checkpoint(path, trust=(), mend: str = "restore it from a copy") -> tuple[dict[str, torch.Tensor], Header]:
-    "Tensors by name, copied into memory, and the header of a checkpoint of any format; UserError if it is missing, damaged, foreign, or names code of modules not in `trust`."
+def read_checkpoint(
+    path, trust=(), mend: str = "restore it from a copy"
+) -> tuple[dict[str, torch.Tensor], Header]:
+    """Tensors by name, copied into memory, and the header of a checkpoint of any format.
+
+    UserError if it is missing, damaged, foreign, or names code of modules not in `trust`.
+    """
     tensors, about = _read(path, mend, tensors=True)
     header = _header(path, about, mend)
-    if header.version == 1 and header.config: tensors = {f"agent.{name}": tensor for name, tensor in tensors.items()}
+    if header.version == 1 and header.config:
+        tensors = {f"agent.{name}": tensor for name, tensor in tensors.items()}
     trouble = _trouble(tensors, about, header)
-    if trouble: raise UserError(f"{path} is damaged ({trouble}): {mend}")
-    if header.config: check_trust(header.config, str(path), trust)
+    if trouble:
+        raise UserError(f"{path} is damaged ({trouble}): {mend}")
+    if header.config:
+        check_trust(header.config, str(path), trust)
     return tensors, header
 
 
@@ -170,34 +274,52 @@ def read_header(path, mend: str = "restore it from a copy") -> Header:
 
 
 def _read(path, mend, tensors=False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    "Tensors, if they are wanted, and metadata of a safetensors file; the tensors are copies, because the file will be replaced."
-    with sentences(path): open(ordinary(path), "rb").close()
+    """Tensors, if they are wanted, and metadata of a safetensors file.
+
+    The tensors are copies, because the file will be replaced.
+    """
+    with sentences(path):
+        open(ordinary(path), "rb").close()
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys() if tensors}, file.metadata() or {}
-    except OSError as error: raise UserError(f"{path} cannot be read: {because(error, path)}") from error
-    except Exception as error: raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {mend}") from error
+            return {
+                name: file.get_tensor(name).clone() for name in file.keys() if tensors
+            }, file.metadata() or {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {because(error, path)}") from error
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {mend}") from error
 
 
 def _header(path, about, mend) -> Header:
     "The Header in the metadata of a checkpoint."
-    if "iris_edu" not in about: raise UserError(f"{path} is not a checkpoint of iris_edu: {mend}")
-    try: values = parse_json(about["iris_edu"], dict[str, Any], "its header")
-    except UserError as error: raise UserError(f"{path} cannot be used ({error}): {mend}") from error
+    if "iris_edu" not in about:
+        raise UserError(f"{path} is not a checkpoint of iris_edu: {mend}")
+    try:
+        values = parse_json(about["iris_edu"], dict[str, Any], "its header")
+    except UserError as error:
+        raise UserError(f"{path} cannot be used ({error}): {mend}") from error
     check_version(values, path)
-    try: return header_from_json(values)
-    except UserError as error: raise UserError(f"{path} cannot be used ({error}): {mend}") from error
+    try:
+        return header_from_json(values)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used ({error}): {mend}") from error
 
 
 def _trouble(tensors, about, header) -> str | None:
     "What does not fit in a checkpoint, in words, or None; format 1 has no sum."
     if header.version > 1 or "sha256" in about:
-        if about.get("sha256") != checkpoint_sum(about["iris_edu"], tensors): return "its content does not give the sum that it was written with"
-    known = tuple(f"agent.{part}." for part in header.parts) + tuple(f"optimizer.{learner}." for learner in LEARNERS)
+        if about.get("sha256") != checkpoint_sum(about["iris_edu"], tensors):
+            return "its content does not give the sum that it was written with"
+    known = tuple(f"agent.{part}." for part in header.parts) + tuple(
+        f"optimizer.{learner}." for learner in LEARNERS
+    )
     stranger = next((name for name in tensors if not name.startswith(known)), None)
-    if stranger is not None: return f"nothing in it is called {stranger}"
+    if stranger is not None:
+        return f"nothing in it is called {stranger}"
     odd = next((name for name, tensor in tensors.items() if tensor.dtype not in KINDS), None)
-    if odd: return f"{odd} is of {tensors[odd].dtype}"
+    if odd:
+        return f"{odd} is of {tensors[odd].dtype}"
     broken = not_finite(tensors)
     return f"{broken} holds numbers that are not finite" if broken else None
 
@@ -206,19 +328,31 @@ CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensor
 
 
 def save_checkpoint(run_dir, tensors, header):
-    "Replace the run's checkpoint by `tensors` and a Header, keep the one before; a full disk raises UserError and changes nothing."
+    """Replace the run's checkpoint by `tensors` and a Header, keep the one before.
+
+    A full disk raises UserError and changes nothing.
+    """
     path = Path(run_dir) / CHECKPOINT
     fresh = path.with_name("checkpoint.next.safetensors")
     write_checkpoint(fresh, tensors, header)
     with sentences(path, "was not replaced"):
-        if path.exists(): os.replace(path, path.with_name(PREVIOUS))
+        if path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
         os.replace(fresh, path)
     sync_folder(path.parent)
 
 # %% ../nbs/A3_runs.ipynb #916a844c
 def newest_checkpoint(run_dir) -> Path | None:
     "Path of the run's newest checkpoint, if it has one."
-    with sentences(run_dir): return next((path for path in (Path(run_dir) / CHECKPOINT, Path(run_dir) / PREVIOUS) if path.exists()), None)
+    with sentences(run_dir):
+        return next(
+            (
+                path
+                for path in (Path(run_dir) / CHECKPOINT, Path(run_dir) / PREVIOUS)
+                if path.exists()
+            ),
+            None,
+        )
 
 
 def has_checkpoint(run_dir) -> bool:
@@ -227,9 +361,15 @@ def has_checkpoint(run_dir) -> bool:
 
 
 def load_checkpoint(run_dir, trust=()) -> tuple[dict[str, torch.Tensor], Header]:
-    "Tensors by name, and Header, of the run's newest checkpoint; UserError if it is missing, damaged or foreign."
+    """Tensors by name, and Header, of the run's newest checkpoint.
+
+    UserError if it is missing, damaged or foreign.
+    """
     path = newest_checkpoint(run_dir)
-    if path is None: raise UserError(f"{run_dir} has no {CHECKPOINT}: train it first with iris-edu train --run-dir {run_dir}")
+    if path is None:
+        raise UserError(
+            f"{run_dir} has no {CHECKPOINT}: train it first with iris-edu train --run-dir {run_dir}"
+        )
     return read_checkpoint(path, trust, _mend(path))
 
 
@@ -240,24 +380,44 @@ def saved_epoch(run_dir) -> int:
 
 
 def _mend(path) -> str:
-    "What to do about a damaged checkpoint: set it aside if there is a previous one, which is then the newest."
-    if path.name == CHECKPOINT and path.with_name(PREVIOUS).exists(): return f"set it aside and go on from the one before: mv {path} {path}.damaged"
+    """What to do about a damaged checkpoint.
+
+    Set it aside if there is a previous one, which is then the newest.
+    """
+    if path.name == CHECKPOINT and path.with_name(PREVIOUS).exists():
+        return f"set it aside and go on from the one before: mv {path} {path}.damaged"
     return "there is no earlier one, so start again in a new folder with --run-dir"
 
 # %% ../nbs/A3_runs.ipynb #e7d6f354
 def load_weights(module, tensors, prefix, source):
-    "Load the tensors under `prefix.` into `module`; UserError naming the first that is missing, of another shape or type, or not known."
-    wanted, found = module.state_dict(), {name[len(prefix) + 1:]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+    """Load the tensors under `prefix.` into `module`.
+
+    UserError naming the first that is missing, of another shape or type, or not known.
+    """
+    wanted, found = (
+        module.state_dict(),
+        {
+            name[len(prefix) + 1 :]: tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{prefix}.")
+        },
+    )
     for name in [*wanted, *found]:
         need, have = (_kind(table.get(name)) for table in (wanted, found))
-        if need != have: raise UserError(f"{source} does not fit this configuration: {prefix}.{name} needs {need} and the file has {have}; use the options the run was started with")
+        if need != have:
+            raise UserError(
+                f"{source} does not fit this configuration: {prefix}.{name} needs {need} and the file has {have}; use the options the run was started with"
+            )
     module.load_state_dict(found)
 
 
 def _kind(tensor) -> str:
     "Shape and kind of a tensor in words; all floats are of one kind."
-    if tensor is None: return "nothing"
-    return f"shape {tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" of {tensor.dtype}")
+    if tensor is None:
+        return "nothing"
+    return f"shape {tuple(tensor.shape)}" + (
+        "" if tensor.is_floating_point() else f" of {tensor.dtype}"
+    )
 
 # %% ../nbs/A3_runs.ipynb #119a30ef
 CONFIG = "config.json"
@@ -266,6 +426,7 @@ CONFIG = "config.json"
 @dataclass(frozen=True)
 class Change:
     "An option that a run went on with after so many epochs."
+
     epoch: Whole
     option: str
     before: Any
@@ -275,6 +436,7 @@ class Change:
 @dataclass(frozen=True)
 class RunFile:
     "What config.json of a run folder says."
+
     config: Config
     version: Count = 1
     actions: Count | None = None
@@ -291,8 +453,14 @@ class RunFile:
 
 def noted(run: RunFile) -> list[str]:
     "A line for each change that a run folder notes, and for each recording that was left out."
-    changed = [f"after epoch {change.epoch}: {change.option} {change.before} -> {change.now}" for change in run.changes if change.option != "leave_out"]
-    return changed + [f"the recording of epoch {epoch} was damaged and is left out" for epoch in run.left_out]
+    changed = [
+        f"after epoch {change.epoch}: {change.option} {change.before} -> {change.now}"
+        for change in run.changes
+        if change.option != "leave_out"
+    ]
+    return changed + [
+        f"the recording of epoch {epoch} was damaged and is left out" for epoch in run.left_out
+    ]
 
 
 def write_run(run_dir, run: RunFile) -> None:
@@ -301,18 +469,34 @@ def write_run(run_dir, run: RunFile) -> None:
 
 
 def read_run(run_dir, trust=()) -> RunFile:
-    "What config.json of a run folder says; UserError if it is no run folder, damaged, or names code of modules not in `trust`."
+    """What config.json of a run folder says.
+
+    UserError if it is no run folder, damaged, or names code of modules not in `trust`.
+    """
     path = Path(run_dir) / CONFIG
-    with sentences(path): there = path.exists()
-    if not there and has_checkpoint(run_dir): return _run_of_checkpoint(run_dir, trust)
-    if not there: raise UserError(f"{run_dir} is not a run folder (it has no {CONFIG}): give the folder named by --run-dir when it was trained")
-    mend = f"take the file away, the checkpoint says the same, and run the same command again: rm {path}" if has_checkpoint(run_dir) else "restore it from a copy, or start again in another --run-dir"
+    with sentences(path):
+        there = path.exists()
+    if not there and has_checkpoint(run_dir):
+        return _run_of_checkpoint(run_dir, trust)
+    if not there:
+        raise UserError(
+            f"{run_dir} is not a run folder (it has no {CONFIG}): give the folder named by --run-dir when it was trained"
+        )
+    mend = (
+        f"take the file away, the checkpoint says the same, and run the same command again: rm {path}"
+        if has_checkpoint(run_dir)
+        else "restore it from a copy, or start again in another --run-dir"
+    )
     text = read_text(path, mend)
-    try: values = parse_json(text, dict[str, Any])
-    except UserError as error: raise UserError(f"{path} is damaged ({error}): {mend}") from error
+    try:
+        values = parse_json(text, dict[str, Any])
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}") from error
     check_version(values, path)
-    try: run = from_json(values, RunFile)
-    except UserError as error: raise UserError(f"{path} is damaged ({error}): {mend}") from error
+    try:
+        run = from_json(values, RunFile)
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}") from error
     check_trust(run.config, str(path), trust)
     return run
 
@@ -320,52 +504,93 @@ def read_run(run_dir, trust=()) -> RunFile:
 def _run_of_checkpoint(run_dir, trust) -> RunFile:
     "What the checkpoint says about a run whose config.json is gone."
     _, header = load_checkpoint(run_dir, trust)
-    if header.config is None: raise UserError(f"{run_dir} has lost its {CONFIG}: restore it from a copy, or start again in another --run-dir")
+    if header.config is None:
+        raise UserError(
+            f"{run_dir} has lost its {CONFIG}: restore it from a copy, or start again in another --run-dir"
+        )
     return RunFile(header.config, header.version, header.actions, header.versions)
 
 
 def check_same(run: RunFile, header: Header, run_dir) -> None:
-    "UserError if a run's checkpoint says another configuration than its config.json, in an option that may not change."
-    if header.config is None: return
-    for name, (said, trained) in differences(config_to_dict(run.config), config_to_dict(header.config)).items():
-        if name in CHANGEABLE: continue
+    """UserError if a run's checkpoint says another configuration than its config.json, in an option
+    that may not change.
+    """
+    if header.config is None:
+        return
+    for name, (said, trained) in differences(
+        config_to_dict(run.config), config_to_dict(header.config)
+    ).items():
+        if name in CHANGEABLE:
+            continue
         path = Path(run_dir) / CONFIG
-        raise UserError(f"{path} says {name} = {said} and the checkpoint was trained with {trained}: take the file away and run the same command again: rm {path}")
+        raise UserError(
+            f"{path} says {name} = {said} and the checkpoint was trained with {trained}: take the file away and run the same command again: rm {path}"
+        )
 
 # %% ../nbs/A3_runs.ipynb #7471432b
 METRICS = "metrics.jsonl"
-Logged = Annotated[float, ANYTHING, Rule(lambda value: not abs(value) > 1e100 or isinf(value), "a number of at most 100 digits")]
+Logged = Annotated[
+    float,
+    ANYTHING,
+    Rule(lambda value: not abs(value) > 1e100 or isinf(value), "a number of at most 100 digits"),
+]
 
 
 def append_metrics(run_dir, record):
-    "Append one record (a flat dict) as a JSON line and push it to the disk; a full disk raises UserError."
+    """Append one record (a flat dict) as a JSON line and push it to the disk.
+
+    A full disk raises UserError.
+    """
     append_json_line(Path(run_dir) / METRICS, record)
 
 
 def read_metrics(run_dir) -> list[dict]:
-    "All complete records of the run, oldest first; half a line, left by a crash, is skipped; UserError names a line that is damaged."
+    """All complete records of the run, oldest first.
+
+    Half a line, left by a crash, is skipped; UserError names a line that is damaged.
+    """
     path = Path(run_dir) / METRICS
     with sentences(path):
-        if not path.exists(): return []
-    records = read_json_lines(path, dict[str, int | Logged], "take that line out of the file, the run itself is whole")
+        if not path.exists():
+            return []
+    records = read_json_lines(
+        path, dict[str, int | Logged], "take that line out of the file, the run itself is whole"
+    )
     for number, record in enumerate(records, 1):
-        if not (isinstance(record.get("epoch"), int) and record["epoch"] >= 1 and isinstance(record.get("steps"), int)):
-            raise UserError(f"line {number} of {path} is damaged (it says no epoch and steps): take that line out of the file, the run itself is whole")
+        if not (
+            isinstance(record.get("epoch"), int)
+            and record["epoch"] >= 1
+            and isinstance(record.get("steps"), int)
+        ):
+            raise UserError(
+                f"line {number} of {path} is damaged (it says no epoch and steps): take that line out of the file, the run itself is whole"
+            )
     return records
 
 
 def trim_metrics(run_dir, epoch):
     "Drop the records after `epoch`, which a resumed run will write again."
-    kept = [json.dumps(record) + "\n" for record in read_metrics(run_dir) if record["epoch"] <= epoch]
-    if (Path(run_dir) / METRICS).exists(): atomic_write(Path(run_dir) / METRICS, "".join(kept).encode())
+    kept = [
+        json.dumps(record) + "\n" for record in read_metrics(run_dir) if record["epoch"] <= epoch
+    ]
+    if (Path(run_dir) / METRICS).exists():
+        atomic_write(Path(run_dir) / METRICS, "".join(kept).encode())
 
 # %% ../nbs/A3_runs.ipynb #718fc673
 def lock_run(run_dir) -> FileLock:
-    "Hold the run folder until the returned lock is released or the process dies; UserError if another process holds it."
+    """Hold the run folder until the returned lock is released or the process dies.
+
+    UserError if another process holds it.
+    """
     lock = FileLock(Path(run_dir) / ".lock")
-    try: lock.acquire(timeout=0)
-    except Timeout: raise UserError(f"{run_dir} is in use by another iris-edu process: wait for it or choose another --run-dir") from None
-    except OSError as error: raise UserError(f"{run_dir} cannot be locked: {because(error, run_dir)}") from error
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{run_dir} is in use by another iris-edu process: wait for it or choose another --run-dir"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{run_dir} cannot be locked: {because(error, run_dir)}") from error
     return lock
 
 # %% ../nbs/A3_runs.ipynb #45f4b676
@@ -375,18 +600,33 @@ def end_with_parent() -> None:
 
 # %% ../nbs/A3_runs.ipynb #e132c9bf
 def versions():
-    "Versions of Python, the package and what it computes with, and the source commit where the package is a git checkout."
+    """Versions of Python, the package and what it computes with, and the source commit where the
+    package is a git checkout.
+    """
     names = ("iris-edu", "torch", "numpy", "gymnasium", "ale-py", "safetensors")
     found = {"python": sys.version.split()[0]} | {name: _version(name) for name in names}
-    git = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True) if _has_git() else None
+    git = (
+        subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+        )
+        if _has_git()
+        else None
+    )
     return found | {"commit": git.stdout.strip() if git and git.returncode == 0 else "unknown"}
+
 
 def _version(name):
     "The installed version of a distribution, or a sentence that it is not installed."
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return "not installed"
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
 
 def _has_git():
     "Whether the package stands in a git checkout of its own and git can be asked."
     from shutil import which
+
     return which("git") is not None and (Path(__file__).parent.parent / ".git").exists()

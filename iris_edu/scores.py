@@ -10,58 +10,108 @@ __all__ = ['FORMS', 'OWN', 'THRESHOLDS', 'load_scores', 'Method', 'read_methods'
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import numpy as np
+
+from .envs import ATARI_100K, catch_returns
+from iris_edu.evaluation import (
+    EVALUATION,
+    TITLES,
+    aggregates,
+    basis,
+    bootstrap,
+    departures,
+    game_name,
+    normalise,
+    paper_table,
+    performance_profile,
+    plot_aggregates,
+    plot_improvement,
+    plot_profiles,
+    probability_of_improvement,
+    read_evaluation,
+)
+from .files import atomic_write, make_folder, parse_json, read_text
 from .settings import UserError
 from .typed import Score, typed
-from .files import atomic_write, make_folder, parse_json, read_text
-from .envs import ATARI_100K, catch_returns
-from .evaluation import (EVALUATION, TITLES, aggregates, basis, bootstrap, departures, game_name, normalise, paper_table, performance_profile, plot_aggregates,
-                                 plot_improvement, plot_profiles, probability_of_improvement, read_evaluation)
 
 # %% ../nbs/A22_scores.ipynb #4a16f5eb
 FORMS = "either {game: [score of each seed]}, or a list of {task, method, seed, xs, ys}, or a list of {game, seed, HNS}"
 
 
 def load_scores(path) -> dict:
-    "{method: {game: array (seeds,)}} of a released file in one of three forms; UserError if it is in none of them."
+    """{method: {game: array (seeds,)}} of a released file in one of three forms.
+
+    UserError if it is in none of them.
+    """
     path, table = Path(path), paper_table(1).scores
     text = read_text(path)
     try:
         content = parse_json(text, dict[str, list[Score] | Score] | list[dict[str, Any]])
-        return {method: _seeds(scores) for method, scores in _by_method(content, path.stem, table).items()}
-    except UserError as error: raise UserError(f"{path} holds no scores ({error}): it must be JSON, {FORMS}") from None
+        return {
+            method: _seeds(scores)
+            for method, scores in _by_method(content, path.stem, table).items()
+        }
+    except UserError as error:
+        raise UserError(f"{path} holds no scores ({error}): it must be JSON, {FORMS}") from None
 
 
 def _by_method(content, name, table):
     "{method: {game: scores}} of what a file says; `name` is the method where the file names none."
-    if not content: raise UserError("it is empty")
-    if isinstance(content, dict): return {name: content}
-    return {name: _points(content, table)} if any("HNS" in row for row in content) else _last_values(content)
+    if not content:
+        raise UserError("it is empty")
+    if isinstance(content, dict):
+        return {name: content}
+    return (
+        {name: _points(content, table)}
+        if any("HNS" in row for row in content)
+        else _last_values(content)
+    )
 
 
 def _seeds(table):
-    "{game: array (seeds,)} of {name: score or scores}, without the games that have none; UserError if there are none at all."
-    scores = {game_name(game): np.atleast_1d(np.array(x, float)) for game, x in table.items() if np.size(x)}
-    if not scores: raise UserError("it is empty")
+    """{game: array (seeds,)} of {name: score or scores}, without the games that have none.
+
+    UserError if there are none at all.
+    """
+    scores = {
+        game_name(game): np.atleast_1d(np.array(x, float))
+        for game, x in table.items()
+        if np.size(x)
+    }
+    if not scores:
+        raise UserError("it is empty")
     return scores
 
 
 def _last_values(curves):
-    "{method: {task: [last y of each seed]}} of a list of curves; UserError if one lacks what it needs."
+    """{method: {task: [last y of each seed]}} of a list of curves.
+
+    UserError if one lacks what it needs.
+    """
     scores = {}
     for number, curve in enumerate(curves):
-        method, task = (typed(curve.get(key), str, f"{key} of curve {number}") for key in ("method", "task"))
+        method, task = (
+            typed(curve.get(key), str, f"{key} of curve {number}") for key in ("method", "task")
+        )
         ys = typed(curve.get("ys"), list, f"ys of curve {number}")
-        scores.setdefault(method, {}).setdefault(task, []).append(typed(ys[-1] if ys else None, Score, f"the last y of curve {number}"))
+        scores.setdefault(method, {}).setdefault(task, []).append(
+            typed(ys[-1] if ys else None, Score, f"the last y of curve {number}")
+        )
     return scores
 
 
 def _points(records, table):
-    "{game: [score of each seed]} of a list of records whose HNS is 0 at random play and 1 at the human; UserError for a game without these two."
+    """{game: [score of each seed]} of a list of records whose HNS is 0 at random play and 1 at the
+    human; UserError for a game without these two.
+    """
     scores, (random, human) = {}, (table["Random"], table["Human"])
     for number, record in enumerate(records):
         game = game_name(typed(record.get("game"), str, f"game of record {number}"))
-        if game not in random: raise UserError(f"game of record {number} is {game!r}: it must be one of Table 1, which turns HNS back into points")
+        if game not in random:
+            raise UserError(
+                f"game of record {number} is {game!r}: it must be one of Table 1, which turns HNS back into points"
+            )
         share = typed(record.get("HNS"), Score, f"HNS of record {number}")
         scores.setdefault(game, []).append(random[game] + share * (human[game] - random[game]))
     return scores
@@ -71,20 +121,29 @@ OWN = "these runs"
 
 
 class Method(NamedTuple):
-    "What a method reached, by game: the score of each run, their spread (or None), and in words what they stand on."
+    """What a method reached, by game.
+
+    The score of each run, their spread (or None), and in words what they stand on.
+    """
+
     runs: dict  # {game: array (runs,)}
     spread: dict
     basis: dict
 
 
 def read_methods(paths, trust=()) -> tuple[dict, list]:
-    "({name: Method}, notes for the reader) of run folders, agents and score files; all runs together are the first method."
+    """({name: Method}, notes for the reader) of run folders, agents and score files.
+
+    All runs together are the first method.
+    """
     paths = list(dict.fromkeys(_of_whom(Path(path)) for path in paths))
     results = [read_evaluation(path, trust) for path in paths if path.suffix != ".json"]
     methods = {OWN: _of_runs(results)} if results else {}
     for path in paths:
-        if path.suffix != ".json": continue
-        for name, scores in load_scores(path).items(): methods[name if name not in methods else f"{name} ({path.parent})"] = _of_seeds(scores)
+        if path.suffix != ".json":
+            continue
+        for name, scores in load_scores(path).items():
+            methods[name if name not in methods else f"{name} ({path.parent})"] = _of_seeds(scores)
     return methods, _notes(results)
 
 
@@ -96,7 +155,8 @@ def _of_whom(path):
 def _by_game(results):
     "Evaluations by the short name of their game, in alphabetical order."
     games = {}
-    for result in sorted(results, key=lambda result: game_name(result["game"])): games.setdefault(game_name(result["game"]), []).append(result)
+    for result in sorted(results, key=lambda result: game_name(result["game"])):
+        games.setdefault(game_name(result["game"]), []).append(result)
     return games
 
 
@@ -109,36 +169,60 @@ def _of_runs(results):
 def _of_seeds(scores):
     "The Method of released scores {game: array (seeds,)}."
     spread = {game: runs.std(ddof=1) if len(runs) > 1 else None for game, runs in scores.items()}
-    return Method(scores, spread, {game: f"{len(runs)} seed{'s' * (len(runs) > 1)}" for game, runs in scores.items()})
+    return Method(
+        scores,
+        spread,
+        {game: f"{len(runs)} seed{'s' * (len(runs) > 1)}" for game, runs in scores.items()},
+    )
 
 
 def _notes(results):
     "How evaluated runs depart from the paper's protocol, each said once."
     games = _by_game(results)
-    notes = [f"{game}: {phrase}" for game, group in games.items() for result in group for phrase in departures(result)]
-    notes += [f"{game}: runs of the same seed are counted as different seeds" for game, group in games.items() if len({result.get("run_seed") for result in group}) < len(group)]
+    notes = [
+        f"{game}: {phrase}"
+        for game, group in games.items()
+        for result in group
+        for phrase in departures(result)
+    ]
+    notes += [
+        f"{game}: runs of the same seed are counted as different seeds"
+        for game, group in games.items()
+        if len({result.get("run_seed") for result in group}) < len(group)
+    ]
     return list(dict.fromkeys(notes))
 
 # %% ../nbs/A22_scores.ipynb #c7df63e8
 def comparable(methods) -> dict:
-    """{name: normalised {game: array (runs,)}} of {name: Method}, over the games of Table 1 that all of them have.
+    """{name: normalised {game: array (runs,)}} of {name: Method}, over the games of Table 1 that
+    all of them have.
 
     A method with fewer than two such games is left out; {} if nothing remains to be averaged.
     """
     normalised = {name: normalise(method.runs) for name, method in methods.items()}
     scores = {name: games for name, games in normalised.items() if len(games) > 1}
     shared = [game for game in ATARI_100K if all(game in games for games in scores.values())]
-    return {name: {game: games[game] for game in shared} for name, games in scores.items()} if len(shared) > 1 else {}
+    return (
+        {name: {game: games[game] for game in shared} for name, games in scores.items()}
+        if len(shared) > 1
+        else {}
+    )
 
 
 def left_out(methods) -> list[str]:
     "Sentences on the games and methods that no average holds."
     scores, games = comparable(methods), _games(methods)
-    if not scores: return [f"no averages: {_too_few(methods)}", *_strangers(games)]
+    if not scores:
+        return [f"no averages: {_too_few(methods)}", *_strangers(games)]
     shared = next(iter(scores.values()))
     alone = [game for game in games if game in ATARI_100K and game not in shared]
-    notes = [f"{name} is in no average: it has fewer than two games of Table 1" for name in methods if name not in scores]
-    if alone and len(scores) > 1: notes.append(f"in no average, because not all methods have them: {_listed(alone)}")
+    notes = [
+        f"{name} is in no average: it has fewer than two games of Table 1"
+        for name in methods
+        if name not in scores
+    ]
+    if alone and len(scores) > 1:
+        notes.append(f"in no average, because not all methods have them: {_listed(alone)}")
     return [*notes, *_strangers(games)]
 
 
@@ -150,13 +234,20 @@ def _too_few(methods):
 def _games(methods):
     "All games of the methods: those of Table 1 in its order, then the others."
     played = dict.fromkeys(game for method in methods.values() for game in method.runs)
-    return [*(game for game in ATARI_100K if game in played), *(game for game in played if game not in ATARI_100K)]
+    return [
+        *(game for game in ATARI_100K if game in played),
+        *(game for game in played if game not in ATARI_100K),
+    ]
 
 
 def _strangers(games):
     "Sentences on games that Table 1 does not have."
     more = {"Catch": ": its columns show random and optimal play, both calculated"}
-    return [f"{game} is not in the paper's Table 1{more.get(game, '')}" for game in games if game not in ATARI_100K]
+    return [
+        f"{game} is not in the paper's Table 1{more.get(game, '')}"
+        for game in games
+        if game not in ATARI_100K
+    ]
 
 
 def _listed(games):
@@ -165,57 +256,98 @@ def _listed(games):
 
 # %% ../nbs/A22_scores.ipynb #de3bc7a9
 def score_report(paths, trust=()) -> str:
-    "What run folders, agents and released score files reached, beside the paper's numbers and each other, as text."
+    """What run folders, agents and released score files reached, beside the paper's numbers and
+    each other, as text.
+    """
     methods, notes = read_methods(paths, trust)
     return describe(methods, notes)
 
 
 def describe(methods, notes=()) -> str:
-    "The text on {name: Method}: a table of games, averages with intervals, profiles, chances to win, and what a reader must know."
+    """The text on {name.
+
+    Method}: a table of games, averages with intervals, profiles, chances to win, and what a reader
+    must know.
+    """
     scores = comparable(methods)
     tables = [_table_of_games(methods)]
-    if scores: tables += [_table_of_averages(scores), _table_of_profiles(scores)]
-    if len(scores) > 1: tables.append(_table_of_chances(scores))
+    if scores:
+        tables += [_table_of_averages(scores), _table_of_profiles(scores)]
+    if len(scores) > 1:
+        tables.append(_table_of_chances(scores))
     remarks = [*left_out(methods), *_few_seeds(scores), *_bases(methods), *notes]
     return "\n\n".join([*tables, *(["\n".join(remarks)] if remarks else [])])
 
 
 def _table_of_games(methods):
-    "A line a game: random play, the human, the paper, and each method; for a single method also its spread, normalised score and basis."
+    """A line a game: random play, the human, the paper, and each method.
+
+    For a single method also its spread, normalised score and basis.
+    """
     single = next(iter(methods.values())) if len(methods) == 1 else None
-    head = ["", "random", "human", "IRIS (paper)", *methods, *(["normalised", "stands on"] if single else [])]
-    return _align([head, *(_row(game, methods, single) for game in _games(methods))], words_last=bool(single))
+    head = [
+        "",
+        "random",
+        "human",
+        "IRIS (paper)",
+        *methods,
+        *(["normalised", "stands on"] if single else []),
+    ]
+    return _align(
+        [head, *(_row(game, methods, single) for game in _games(methods))], words_last=bool(single)
+    )
 
 
 def _row(game, methods, single):
     "The words of one game's line."
     table = paper_table(1).scores
-    zero, one, paper = (*catch_returns(), None) if game == "Catch" else (table[column].get(game) for column in ("Random", "Human", "IRIS"))
-    means = [method.runs[game].mean() if game in method.runs else None for method in methods.values()]
+    zero, one, paper = (
+        (*catch_returns(), None)
+        if game == "Catch"
+        else (table[column].get(game) for column in ("Random", "Human", "IRIS"))
+    )
+    means = [
+        method.runs[game].mean() if game in method.runs else None for method in methods.values()
+    ]
     line = [game, *map(_number, (zero, one, paper, *means))]
-    if not single: return line
-    if single.spread[game] is not None: line[-1] += f" ± {_number(single.spread[game])}"
-    return [*line, "-" if zero is None else f"{(means[0] - zero) / (one - zero):.3f}", single.basis[game]]
+    if not single:
+        return line
+    if single.spread[game] is not None:
+        line[-1] += f" ± {_number(single.spread[game])}"
+    return [
+        *line,
+        "-" if zero is None else f"{(means[0] - zero) / (one - zero):.3f}",
+        single.basis[game],
+    ]
 
 # %% ../nbs/A22_scores.ipynb #2f51e8b6
 def _table_of_averages(scores):
-    "The aggregates of normalised {name: {game: runs}} with their intervals, and of the paper's IRIS on the same games."
+    """The aggregates of normalised {name.
+
+    {game: runs}} with their intervals, and of the paper's IRIS on the same games.
+    """
     games = list(next(iter(scores.values())))
     table = paper_table(1)
-    paper = aggregates(normalise({game: table.scores["IRIS"][game] for game in games})) | (table.printed["IRIS"] if len(games) == len(ATARI_100K) else {})
+    paper = aggregates(normalise({game: table.scores["IRIS"][game] for game in games})) | (
+        table.printed["IRIS"] if len(games) == len(ATARI_100K) else {}
+    )
     rows = [[f"{len(games)} of 26 games", *TITLES.values()]]
-    for name, runs in scores.items(): rows += [[name, *_values(aggregates(runs))], *_interval(runs)]
+    for name, runs in scores.items():
+        rows += [[name, *_values(aggregates(runs))], *_interval(runs)]
     return _align([*rows, ["IRIS (paper)", *_values(paper)]])
 
 
 def _values(values):
     "Aggregates in words, in the order of TITLES."
-    return [f"{values[name]:.0f}" if name == "superhuman" else f"{values[name]:.3f}" for name in TITLES]
+    return [
+        f"{values[name]:.0f}" if name == "superhuman" else f"{values[name]:.3f}" for name in TITLES
+    ]
 
 
 def _interval(runs):
     "The line of the intervals, or none where a game has a single run."
-    if _alone(runs): return []
+    if _alone(runs):
+        return []
     ends = bootstrap(aggregates, runs)
     low, high = (_values({name: end[i] for name, end in ends.items()}) for i in (0, 1))
     return [["  95 % interval", *(f"{a} to {b}" for a, b in zip(low, high))]]
@@ -227,19 +359,30 @@ THRESHOLDS = (0, 0.25, 0.5, 1, 2, 4, 8)
 def _table_of_profiles(scores):
     "The share of runs above some normalised scores (figure 6, left)."
     shares = {name: performance_profile(runs, THRESHOLDS) for name, runs in scores.items()}
-    return _align([["share of runs above", *(f"{threshold:g}" for threshold in THRESHOLDS)], *([name, *(f"{share:.3f}" for share in row)] for name, row in shares.items())])
+    return _align(
+        [
+            ["share of runs above", *(f"{threshold:g}" for threshold in THRESHOLDS)],
+            *([name, *(f"{share:.3f}" for share in row)] for name, row in shares.items()),
+        ]
+    )
 
 
 def _table_of_chances(scores):
-    "The chance that a run of the first method beats one of each other method on a game (figure 6, right)."
+    """The chance that a run of the first method beats one of each other method on a game (figure 6,
+    right).
+    """
     (name, ours), *others = scores.items()
-    rows = [[other, f"{probability_of_improvement(ours, theirs):.3f}", _ends(ours, theirs)] for other, theirs in others]
+    rows = [
+        [other, f"{probability_of_improvement(ours, theirs):.3f}", _ends(ours, theirs)]
+        for other, theirs in others
+    ]
     return _align([[f"{name} better than", "P", "95 % interval"], *rows])
 
 
 def _ends(ours, theirs):
     "The interval of a chance in words, a dash where a method has single runs."
-    if _alone(ours) or _alone(theirs): return "-"
+    if _alone(ours) or _alone(theirs):
+        return "-"
     low, high = bootstrap(probability_of_improvement, ours, theirs)
     return f"{low:.3f} to {high:.3f}"
 
@@ -251,15 +394,26 @@ def _alone(runs):
 
 def _few_seeds(scores):
     "Sentences on what single runs cannot say."
-    notes = [f"no interval for {name}: one number a game cannot show how seeds differ, and is no run if it is a mean ({_listed(_alone(runs))})"
-             for name, runs in scores.items() if _alone(runs)]
-    if scores and len(next(iter(scores.values()))) < len(ATARI_100K): notes.append("the paper's IQM and gap are taken over its mean returns here")
+    notes = [
+        f"no interval for {name}: one number a game cannot show how seeds differ, and is no run if it is a mean ({_listed(_alone(runs))})"
+        for name, runs in scores.items()
+        if _alone(runs)
+    ]
+    if scores and len(next(iter(scores.values()))) < len(ATARI_100K):
+        notes.append("the paper's IQM and gap are taken over its mean returns here")
     return notes
 
 
 def _bases(methods):
     "For several methods, what each stands on."
-    return [f"{name}: {', '.join(dict.fromkeys(method.basis.values()))}" for name, method in methods.items()] if len(methods) > 1 else []
+    return (
+        [
+            f"{name}: {', '.join(dict.fromkeys(method.basis.values()))}"
+            for name, method in methods.items()
+        ]
+        if len(methods) > 1
+        else []
+    )
 
 
 def _number(x):
@@ -268,18 +422,36 @@ def _number(x):
 
 
 def _align(rows, words_last=False):
-    "Rows of words as lines with aligned columns, numbers to the right; the first column and, if it holds words, the last to the left."
+    """Rows of words as lines with aligned columns, numbers to the right.
+
+    The first column and, if it holds words, the last to the left.
+    """
     widths = [max(map(len, column)) for column in zip(*rows)]
     left = {0, len(widths) - 1} if words_last else {0}
-    return "\n".join("  ".join(word.ljust(width) if i in left else word.rjust(width) for i, (word, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            word.ljust(width) if i in left else word.rjust(width)
+            for i, (word, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    )
 
 # %% ../nbs/A22_scores.ipynb #bab354bb
 def figures(methods) -> dict:
-    "{name: figure} like the paper's figures 5, 6 and 8 of {name: Method}; 6 right needs two methods; UserError if there are not two games to average."
+    """{name: figure} like the paper's figures 5, 6 and 8 of {name: Method}.
+
+    6 right needs two methods; UserError if there are not two games to average.
+    """
     scores = comparable(methods)
-    if not scores: raise UserError(f"no figures were drawn: {_too_few(methods)}")
-    drawn = {"figure-5": plot_aggregates(scores), "figure-6-profiles": plot_profiles(scores), "figure-8": plot_aggregates(scores, ["optimality_gap"])}
-    if len(scores) > 1: drawn["figure-6-improvement"] = plot_improvement(next(iter(scores)), scores)
+    if not scores:
+        raise UserError(f"no figures were drawn: {_too_few(methods)}")
+    drawn = {
+        "figure-5": plot_aggregates(scores),
+        "figure-6-profiles": plot_profiles(scores),
+        "figure-8": plot_aggregates(scores, ["optimality_gap"]),
+    }
+    if len(scores) > 1:
+        drawn["figure-6-improvement"] = plot_improvement(next(iter(scores)), scores)
     return drawn
 
 

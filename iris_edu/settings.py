@@ -21,13 +21,20 @@ from pathlib import Path
 
 # %% ../nbs/A1_settings.ipynb #3ecb9923
 class UserError(Exception):
-    "A mistake the user can mend; the message is one sentence, on one line, that says what is wrong and how to mend it."
-    def __init__(self, sentence): super().__init__(" ".join(str(sentence).splitlines()))  # a name from a file may hold a line break
+    """A mistake the user can mend.
+
+    The message is one sentence, on one line, that says what is wrong and how to mend it.
+    """
+
+    # a name from a file may hold a line break
+    def __init__(self, sentence):
+        super().__init__(" ".join(str(sentence).splitlines()))
 
 # %% ../nbs/A1_settings.ipynb #b75c253d
 @dataclass(frozen=True)
 class Settings:
     "Where this copy of the course lives, and the folders and the preset it uses by default."
+
     repository: str = ""
     "GitHub owner/name, or the address of another git repository, that badges open, Colab clones and files are fetched from; empty: none."
     branch: str = "main"
@@ -41,19 +48,28 @@ class Settings:
 
     def __post_init__(self):
         if not re.fullmatch(r"|[\w.-]+/[\w.-]+|(https?|file)://[\w.:/~+%-]+", self.repository):
-            raise UserError(f"repository = {self.repository!r} is no repository: write owner/name for one on GitHub, an address that begins with https://, or nothing.")
+            raise UserError(
+                f"repository = {self.repository!r} is no repository: write owner/name for one on GitHub, an address that begins with https://, or nothing."
+            )
         if not re.fullmatch(r"\w[\w./-]*", self.branch):
-            raise UserError(f"branch = {self.branch!r} is not a branch name: use letters, digits and . _ - / only.")
+            raise UserError(
+                f"branch = {self.branch!r} is not a branch name: use letters, digits and . _ - / only."
+            )
 
     @property
     def address(self) -> str:
         "The address of the repository; empty if there is none."
-        return self.repository if "://" in self.repository or not self.repository else f"https://github.com/{self.repository}"
+        return (
+            self.repository
+            if "://" in self.repository or not self.repository
+            else f"https://github.com/{self.repository}"
+        )
 
 # %% ../nbs/A1_settings.ipynb #4de37b50
 def _read(path):
     "The text of a settings file; UserError if it cannot be read."
-    try: return Path(path).read_text(encoding="utf-8-sig")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read the settings file {path}: {reason}.") from None
@@ -61,8 +77,11 @@ def _read(path):
 
 def _section(path):
     "The keys and values of the section [iris_edu] of the file at `path`."
-    parser = configparser.ConfigParser(interpolation=None, default_section="", inline_comment_prefixes=("#", ";"))
-    try: parser.read_string(_read(path), str(path))
+    parser = configparser.ConfigParser(
+        interpolation=None, default_section="", inline_comment_prefixes=("#", ";")
+    )
+    try:
+        parser.read_string(_read(path), str(path))
     except configparser.Error as error:
         raise UserError(f"{path} is not a settings file: {' '.join(str(error).split())}.") from None
     if not parser.has_section("iris_edu"):
@@ -71,24 +90,36 @@ def _section(path):
 
 
 def _checked(path, key, value):
-    "One value of the settings file at `path`, a folder as a Path; UserError if the key is unknown or the value empty."
+    """One value of the settings file at `path`, a folder as a Path.
+
+    UserError if the key is unknown or the value empty.
+    """
     names = [field.name for field in fields(Settings)]
     if key not in names:
         near = get_close_matches(key, names, 1)
         hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(names)}."
         raise UserError(f"{path} sets {key}, which is no setting: {hint}")
-    if not value and key != "repository": raise UserError(f"{path} leaves {key} empty: give it a value or remove the line.")
-    if not value.isprintable(): raise UserError(f"{path} sets {key} to {value!r}, which is no name: use printable letters.")
-    if key not in ("data", "runs"): return value
-    try: return (Path(path).parent / Path(value).expanduser()).absolute()
-    except RuntimeError: raise UserError(f"{path} sets {key} to {value!r}, and there is no such home folder: write the path in full.") from None
+    if not value and key != "repository":
+        raise UserError(f"{path} leaves {key} empty: give it a value or remove the line.")
+    if not value.isprintable():
+        raise UserError(f"{path} sets {key} to {value!r}, which is no name: use printable letters.")
+    if key not in ("data", "runs"):
+        return value
+    try:
+        return (Path(path).parent / Path(value).expanduser()).absolute()
+    except RuntimeError:
+        raise UserError(
+            f"{path} sets {key} to {value!r}, and there is no such home folder: write the path in full."
+        ) from None
 
 
 def _load(path):
     "The Settings in the file at `path`."
     values = {key: _checked(path, key, value) for key, value in _section(path).items()}
-    try: return Settings(**values)
-    except UserError as error: raise UserError(f"{path}: {error}") from None
+    try:
+        return Settings(**values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 # %% ../nbs/A1_settings.ipynb #61f45a1f
 def _find():
@@ -99,14 +130,22 @@ def _find():
 
 
 def _is_ours(path):
-    "Whether a file can be read and has our section; other tools have a settings.ini too, and theirs may be anything."
-    try: content = path.read_bytes() if path.is_file() else b""
-    except OSError: return False
+    """Whether a file can be read and has our section.
+
+    Other tools have a settings.ini too, and theirs may be anything.
+    """
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return False
     return re.search(rb"^\[iris_edu\]", content.removeprefix(b"\xef\xbb\xbf"), re.M) is not None
 
 
 def load_settings(path=None):
-    "The Settings of the file at `path`; of the nearest settings.ini upward, or the defaults, when none is named."
+    """The Settings of the file at `path`.
+
+    Of the nearest settings.ini upward, or the defaults, when none is named.
+    """
     path = path or _find()
     return _load(path) if path else Settings()
 
@@ -117,43 +156,66 @@ SETUP_MARK = "#| hide\n# setup: generated from settings.ini"
 
 
 def colab_badge(notebook_path, settings):
-    "The markdown of the badge that opens this notebook, nbs/NAME.ipynb in the repository, in Colab; without a repository on GitHub, how to get one."
+    """The markdown of the badge that opens this notebook, nbs/NAME.ipynb in the repository, in
+    Colab; without a repository on GitHub, how to get one.
+    """
     folder, name = ("nbs", *Path(notebook_path).parts)[-2:]
     on_github = settings.address.removeprefix("https://github.com/")
-    if on_github == settings.address: return f"{BADGE_MARK}\n{NO_BADGE}"
+    if on_github == settings.address:
+        return f"{BADGE_MARK}\n{NO_BADGE}"
     page = f"https://colab.research.google.com/github/{on_github}/blob/{settings.branch}/{folder}/{name}"
     picture = "https://colab.research.google.com/assets/colab-badge.svg"
     return f"{BADGE_MARK}\n[![Open {name} in Google Colab]({picture})]({page})"
 
 # %% ../nbs/A1_settings.ipynb #91948aef
 def setup_cell(settings):
-    "The code of the cell that, on Colab, clones the course, installs it and changes into its notebooks; elsewhere it does nothing."
-    return f'''{SETUP_MARK}
-import os, subprocess, sys
+    """The code of the cell that, on Colab, clones the course, installs it and changes into its
+    notebooks; elsewhere it does nothing.
+    """
+    imports = (
+        "import os\nimport subprocess\nimport sys" if settings.address else "import os\nimport sys"
+    )
+    return f"""{SETUP_MARK}
+{imports}
 
 if "google.colab" in sys.modules and not os.path.exists("../settings.ini"):
-{_clone(settings) if settings.address else _nowhere()}'''
+{_clone(settings) if settings.address else _nowhere()}"""
 
 
 def _clone(settings):
     "The lines that bring the course to Colab; a second run of the cell finds the clone."
-    words = ["git", "clone", "--quiet", "--depth=1", f"--branch={settings.branch}", settings.address, "course"]
-    return f'''    if not os.path.exists("course") and subprocess.run({json.dumps(words)}).returncode:
-        raise RuntimeError("git could not clone the course: check the repository and the branch in settings.ini")
-    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./course[notebook]"]).returncode:
-        raise RuntimeError("pip could not install the course: read what it says above, and run this cell again")
-    os.chdir("course/nbs")'''
+    return f"""    clone = "git clone --quiet --depth=1 --branch={settings.branch} {settings.address} course"
+    if not os.path.exists("course") and subprocess.run(clone.split()).returncode:
+        raise RuntimeError(
+            "git could not clone the course: check the repository and the branch in settings.ini"
+        )
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "./course[notebook]"]
+    if subprocess.run(install).returncode:
+        raise RuntimeError(
+            "pip could not install the course: read what it says above, and run this cell again"
+        )
+    os.chdir("course/nbs")"""
 
 
 def _nowhere():
-    "The line that says on Colab what is missing."
-    return '    raise RuntimeError("this notebook does not say where its course lies: write the repository into settings.ini, run python -m iris_edu.settings, and open the notebook anew")'
+    "The lines that say on Colab what is missing."
+    return """    raise RuntimeError(
+        "this notebook does not say where its course lies: write the repository into settings.ini, "
+        "run python -m iris_edu.settings, and open the notebook anew"
+    )"""
 
 # %% ../nbs/A1_settings.ipynb #fb360227
 def _filled(kind, source, path, settings):
-    "The source of a cell with the badge, or the line in its place, after its mark, or the setup code in place of the old one."
+    """The source of a cell with the badge, or the line in its place, after its mark, or the setup
+    code in place of the old one.
+    """
     if kind == "markdown":
-        return re.sub(rf"^{BADGE_MARK}(\n(\[!\[|\*A badge).*)?$", lambda _: colab_badge(path, settings), source, flags=re.M)
+        return re.sub(
+            rf"^{BADGE_MARK}(\n(\[!\[|\*A badge).*)?$",
+            lambda _: colab_badge(path, settings),
+            source,
+            flags=re.M,
+        )
     return setup_cell(settings) if kind == "code" and source.startswith(SETUP_MARK) else source
 
 
@@ -163,7 +225,8 @@ def _stamped(notebook, path, settings):
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         text = _filled(cell["cell_type"], source, path, settings)
-        if text != source: cell["source"], changed = text.splitlines(keepends=True), True
+        if text != source:
+            cell["source"], changed = text.splitlines(keepends=True), True
     return changed
 
 # %% ../nbs/A1_settings.ipynb #9efbe703
@@ -173,7 +236,9 @@ def _write(path, text):
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text); file.flush(); os.fsync(file.fileno())
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -183,30 +248,48 @@ def _write(path, text):
 
 def _notebook(path):
     "The notebook at `path` as a dict; UserError if it is none."
-    try: notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error: notebook = error
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notebook = error
     if not isinstance(notebook, dict) or "cells" not in notebook:
         raise UserError(f"{path} is not a notebook: mend it or take it out of its folder.")
     return notebook
 
 # %% ../nbs/A1_settings.ipynb #487f24b2
 def stamp(nbs_folder, settings, check=False):
-    "Fill the generated cells of the notebooks in a folder; the names of those that differed (`check`: only the names)."
-    if not Path(nbs_folder).is_dir(): raise UserError(f"there is no folder {nbs_folder}: name the one with the notebooks.")
+    """Fill the generated cells of the notebooks in a folder.
+
+    The names of those that differed (`check`: only the names).
+    """
+    if not Path(nbs_folder).is_dir():
+        raise UserError(f"there is no folder {nbs_folder}: name the one with the notebooks.")
     different = []
     for path in sorted(Path(nbs_folder).glob("*.ipynb")):
         notebook = _notebook(path)
-        if not _stamped(notebook, path, settings): continue
+        if not _stamped(notebook, path, settings):
+            continue
         different.append(path.name)
-        if not check: _write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+        if not check:
+            _write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return different
 
 # %% ../nbs/A1_settings.ipynb #a64f15d3
 def main(arguments=None):
-    "Stamp the notebooks, or with --check name those that differ; 0 when all is well, 1 when some differ, 2 on a mistake."
-    parser = argparse.ArgumentParser(prog="python -m iris_edu.settings", description="Write settings.ini's values into the notebooks.")
-    parser.add_argument("folder", nargs="?", type=Path, help="the notebooks (default: nbs beside settings.ini)")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a notebook differs")
+    """Stamp the notebooks, or with --check name those that differ.
+
+    0 when all is well, 1 when some differ, 2 on a mistake.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m iris_edu.settings",
+        description="Write settings.ini's values into the notebooks.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="the notebooks (default: nbs beside settings.ini)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if a notebook differs"
+    )
     options = parser.parse_args(arguments)
     try:
         folder = options.folder or (_find() or Path("settings.ini")).parent / "nbs"
@@ -214,8 +297,14 @@ def main(arguments=None):
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    for name in names: print(f"{name} differs from settings.ini: run python -m iris_edu.settings" if options.check else f"stamped {name}")
+    for name in names:
+        print(
+            f"{name} differs from settings.ini: run python -m iris_edu.settings"
+            if options.check
+            else f"stamped {name}"
+        )
     return int(bool(names) and options.check)
 
 
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())

@@ -21,15 +21,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageSequence
 
-from .settings import UserError
-from .typed import Count, typed
-from .files import ordinary, parse_json, read_arrays, read_json, read_text, sentences
 from .entrance import to_image
 from .envs import resize
+from .files import ordinary, parse_json, read_arrays, read_json, read_text, sentences
+from .settings import UserError
+from .typed import Count, typed
 
 # %% ../nbs/A24_sources.ipynb #3f004c71
 class Trajectory(NamedTuple):
-    "What a source recorded: T steps of one or more games, and their frames, which are read one at a time."
+    """What a source recorded.
+
+    T steps of one or more games, and their frames, which are read one at a time.
+    """
+
     where: str  # the source, for a sentence about it
     frames: Iterable  # images in any form that `to_image` takes
     count: int  # how many frames there are
@@ -45,16 +49,29 @@ class Trajectory(NamedTuple):
         return self.terminated | self.truncated
 
 
-SPELLINGS = {"frames": ("observations", "frames"), "actions": ("actions", "action"), "rewards": ("rewards", "reward"),
-             "terminated": ("terminations", "terminated"), "truncated": ("truncations", "truncated")}
+SPELLINGS = {
+    "frames": ("observations", "frames"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+    "terminated": ("terminations", "terminated"),
+    "truncated": ("truncations", "truncated"),
+}
 STEPS = tuple(name for name in SPELLINGS if name != "frames")
 
 
 def pick(columns, where: str, wanted: Iterable[str] = SPELLINGS) -> dict:
-    "The columns of a table {name: column} by our names for them; UserError names the first that is missing."
-    spelt = {name: next((word for word in SPELLINGS[name] if word in columns), None) for name in wanted}
+    """The columns of a table {name: column} by our names for them.
+
+    UserError names the first that is missing.
+    """
+    spelt = {
+        name: next((word for word in SPELLINGS[name] if word in columns), None) for name in wanted
+    }
     for name, word in spelt.items():
-        if word is None: raise UserError(f"{where} has no {' or '.join(SPELLINGS[name])} (it has {', '.join(map(str, columns)) or 'nothing'}): add one entry for each step")
+        if word is None:
+            raise UserError(
+                f"{where} has no {' or '.join(SPELLINGS[name])} (it has {', '.join(map(str, columns)) or 'nothing'}): add one entry for each step"
+            )
     return {name: columns[word] for name, word in spelt.items()}
 
 # %% ../nbs/A24_sources.ipynb #41aedbb2
@@ -62,57 +79,91 @@ MOST_ACTIONS = 4096  # more choices than any game here has: such a number is a m
 
 
 def check_steps(columns: dict, where: str) -> dict[str, np.ndarray]:
-    "Actions, rewards, terminated and truncated, all (T,), in the types of a Trajectory; UserError for the first that does not fit."
+    """Actions, rewards, terminated and truncated, all (T,), in the types of a Trajectory.
+
+    UserError for the first that does not fit.
+    """
     checks = {"actions": _whole, "rewards": _finite, "terminated": _flags, "truncated": _flags}
     steps = {name: np.asarray(columns[name]) for name in STEPS}
     for name, values in steps.items():
-        if values.ndim != 1: raise UserError(f"{name} of {where} has the shape {values.shape}: give one number for each step" + (" (actions.argmax(1) if they are one-hot)" if name == "actions" else ""))
-        if len(values) != len(steps["actions"]): raise UserError(f"{where} has {len(steps['actions'])} actions and {len(values)} {name}: give one of each for every step")
-    if not len(steps["actions"]): raise UserError(f"{where} holds no steps: record some first")
+        if values.ndim != 1:
+            raise UserError(
+                f"{name} of {where} has the shape {values.shape}: give one number for each step"
+                + (" (actions.argmax(1) if they are one-hot)" if name == "actions" else "")
+            )
+        if len(values) != len(steps["actions"]):
+            raise UserError(
+                f"{where} has {len(steps['actions'])} actions and {len(values)} {name}: give one of each for every step"
+            )
+    if not len(steps["actions"]):
+        raise UserError(f"{where} holds no steps: record some first")
     return {name: checks[name](values, f"{name} of {where}") for name, values in steps.items()}
 
 
 def _whole(actions, what):
     "Actions as int64."
-    if actions.dtype.kind not in "biu": raise UserError(f"{what} hold {_kind(actions)}: an action is a whole number from 0, so number the choices")
+    if actions.dtype.kind not in "biu":
+        raise UserError(
+            f"{what} hold {_kind(actions)}: an action is a whole number from 0, so number the choices"
+        )
     low, high = int(actions.min()), int(actions.max())
-    if low < 0 or high >= MOST_ACTIONS: raise UserError(f"{what} hold {low if low < 0 else high}: number the choices from 0, without gaps")
+    if low < 0 or high >= MOST_ACTIONS:
+        raise UserError(
+            f"{what} hold {low if low < 0 else high}: number the choices from 0, without gaps"
+        )
     return actions.astype(np.int64)
 
 
 def _finite(rewards, what):
     "Rewards as float32."
-    if rewards.dtype.kind not in "biuf": raise UserError(f"{what} hold {_kind(rewards)}: a reward is a number")
-    with np.errstate(over="ignore"): found = rewards.astype(np.float32)
+    if rewards.dtype.kind not in "biuf":
+        raise UserError(f"{what} hold {_kind(rewards)}: a reward is a number")
+    with np.errstate(over="ignore"):
+        found = rewards.astype(np.float32)
     wrong = np.flatnonzero(~np.isfinite(found))
-    if len(wrong): raise UserError(f"{what} hold {rewards[wrong[0]]} at step {wrong[0]}: give a finite number, 0 where there was no reward")
+    if len(wrong):
+        raise UserError(
+            f"{what} hold {rewards[wrong[0]]} at step {wrong[0]}: give a finite number, 0 where there was no reward"
+        )
     return found
 
 
 def _flags(flags, what):
     "Ends as bool."
-    if flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all(): raise UserError(f"{what} holds something else than true and false: give true where a game ended, and false elsewhere")
+    if flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+        raise UserError(
+            f"{what} holds something else than true and false: give true where a game ended, and false elsewhere"
+        )
     return flags.astype(bool)
 
 
 def _kind(values) -> str:
     "What an array holds, in words."
-    return {"U": "text", "S": "text", "O": "objects, or numbers too large for 64 bits"}.get(values.dtype.kind, str(values.dtype))
+    return {"U": "text", "S": "text", "O": "objects, or numbers too large for 64 bits"}.get(
+        values.dtype.kind, str(values.dtype)
+    )
 
 # %% ../nbs/A24_sources.ipynb #eafa1f2b
 def frames_before(count: int, done: np.ndarray, where: str = "it") -> np.ndarray:
-    """Which of `count` frames was seen before each of T steps, int64 (T,); `done` bool (T,) says where games end.
+    """Which of `count` frames was seen before each of T steps, int64 (T,); `done` bool (T,) says
+    where games end.
 
-    There are T frames, or one more for each game, or one more at the very end. UserError for any other number.
+    There are T frames, or one more for each game, or one more at the very end. UserError for any
+    other number.
     """
     steps, ended_before = np.arange(len(done)), np.cumsum(done) - done
-    if count in (len(done), len(done) + 1): return steps
-    if count == len(done) + ended_before[-1] + 1: return steps + ended_before
-    raise UserError(f"{where} has {len(done)} actions and {count} frames: give the frame before each action, and at most one more at the end of each game")
+    if count in (len(done), len(done) + 1):
+        return steps
+    if count == len(done) + ended_before[-1] + 1:
+        return steps + ended_before
+    raise UserError(
+        f"{where} has {len(done)} actions and {count} frames: give the frame before each action, and at most one more at the end of each game"
+    )
 
 
 class Step(NamedTuple):
     "One step as it is stored, and whether a game begins with it."
+
     begins: bool
     frame: np.ndarray  # uint8 (size,size,3)
     action: int
@@ -122,24 +173,40 @@ class Step(NamedTuple):
 
 
 def steps_of(trajectory: Trajectory, size: int = 64) -> Iterator[Step]:
-    "The steps of a trajectory, one at a time; UserError for a frame that is no image, or if there are fewer than it said."
+    """The steps of a trajectory, one at a time.
+
+    UserError for a frame that is no image, or if there are fewer than it said.
+    """
     before = frames_before(trajectory.count, trajectory.done, trajectory.where)
     frames = compress(trajectory.frames, np.isin(np.arange(trajectory.count), before))
     begins = np.append(True, trajectory.done[:-1])
     for number, what in enumerate(zip(*(getattr(trajectory, name).tolist() for name in STEPS))):
         frame = next(frames, None)
-        if frame is None: raise UserError(f"{trajectory.where} ends after {number} frames and should have {trajectory.count}: it is damaged, so take it from where it came again")
-        yield Step(bool(begins[number]), small(frame, size, f"frame {number} of {trajectory.where}", trajectory.white), *what)
+        if frame is None:
+            raise UserError(
+                f"{trajectory.where} ends after {number} frames and should have {trajectory.count}: it is damaged, so take it from where it came again"
+            )
+        yield Step(
+            bool(begins[number]),
+            small(frame, size, f"frame {number} of {trajectory.where}", trajectory.white),
+            *what,
+        )
 
 
 MOST_PIXELS = 2**26  # 8192 x 8192
 
 
 def small(frame: Any, size: int, what: str, white: float | None = None) -> np.ndarray:
-    "An image in any form as RGB uint8 (size,size,3); UserError if it is none, or larger than any screen."
-    if np.size(frame) > 4 * MOST_PIXELS: raise UserError(f"{what} is larger than {MOST_PIXELS:,} pixels: make it smaller first")
-    try: return resize(to_image(frame, white), size)
-    except UserError as error: raise UserError(f"{what} cannot be used: {error}") from None
+    """An image in any form as RGB uint8 (size,size,3).
+
+    UserError if it is none, or larger than any screen.
+    """
+    if np.size(frame) > 4 * MOST_PIXELS:
+        raise UserError(f"{what} is larger than {MOST_PIXELS:,} pixels: make it smaller first")
+    try:
+        return resize(to_image(frame, white), size)
+    except UserError as error:
+        raise UserError(f"{what} cannot be used: {error}") from None
 
 
 def white_of(frames) -> float | None:
@@ -150,246 +217,485 @@ def white_of(frames) -> float | None:
 # %% ../nbs/A24_sources.ipynb #da38f811
 def read_npz(path) -> Trajectory:
     "The trajectory in a .npz file of the layout above."
-    try: arrays = read_arrays(path)
-    except UserError as error: raise UserError(f"{path} cannot be read ({error}): write it with numpy.savez, and numbers only") from error
+    try:
+        arrays = read_arrays(path)
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): write it with numpy.savez, and numbers only"
+        ) from error
     columns = pick(arrays, str(path))
     frames = columns["frames"]
-    if frames.ndim not in (3, 4): raise UserError(f"frames of {path} have the shape {frames.shape}: it must be (steps, height, width), with 1, 3 or 4 channels before or after them if they have colours")
-    return Trajectory(str(path), frames, len(frames), **check_steps(columns, str(path)), white=white_of(frames))
+    if frames.ndim not in (3, 4):
+        raise UserError(
+            f"frames of {path} have the shape {frames.shape}: it must be (steps, height, width), with 1, 3 or 4 channels before or after them if they have colours"
+        )
+    return Trajectory(
+        str(path), frames, len(frames), **check_steps(columns, str(path)), white=white_of(frames)
+    )
 
 # %% ../nbs/A24_sources.ipynb #77f111f6
 def read_steps(path) -> dict[str, np.ndarray]:
-    "What the CSV file at `path` says of its steps, checked; UserError names the line of a cell that is not what it should be."
-    reader = csv.DictReader(io.StringIO(read_text(path, "write it again as CSV in UTF-8"), newline=""), strict=True)
-    try: rows = list(reader)
-    except csv.Error as error: raise UserError(f"{path} is no CSV file ({error}): write it again, with commas between its columns") from None
+    """What the CSV file at `path` says of its steps, checked.
+
+    UserError names the line of a cell that is not what it should be.
+    """
+    reader = csv.DictReader(
+        io.StringIO(read_text(path, "write it again as CSV in UTF-8"), newline=""), strict=True
+    )
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(
+            f"{path} is no CSV file ({error}): write it again, with commas between its columns"
+        ) from None
     names = [(name or "").strip() for name in reader.fieldnames or ()]
     twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None: raise UserError(f"{path} has {'two columns called ' + twice if twice else 'two columns without a name'}: give each column a name of its own")
+    if twice is not None:
+        raise UserError(
+            f"{path} has {'two columns called ' + twice if twice else 'two columns without a name'}: give each column a name of its own"
+        )
     for number, row in enumerate(rows, 2):
-        if None in row or None in row.values(): raise UserError(f"line {number} of {path} has more or fewer cells than the first line: write it again")
+        if None in row or None in row.values():
+            raise UserError(
+                f"line {number} of {path} has more or fewer cells than the first line: write it again"
+            )
     cells = zip(*(row.values() for row in rows)) if rows else [()] * len(names)
     columns = pick(dict(zip(names, cells)), str(path), STEPS)
-    return check_steps({name: _parsed(column, *KINDS[name], SPELLINGS[name][-1], path) for name, column in columns.items()}, str(path))
+    return check_steps(
+        {
+            name: _parsed(column, *KINDS[name], SPELLINGS[name][-1], path)
+            for name, column in columns.items()
+        },
+        str(path),
+    )
 
 
 def _parsed(cells, parse: Callable, words: str, name: str, path) -> np.ndarray:
-    "The values of a column of cells; UserError names the line of the first that is not what `words` say."
+    """The values of a column of cells.
+
+    UserError names the line of the first that is not what `words` say.
+    """
     values = []
     for line, text in enumerate(cells, 2):
-        try: values.append(parse(text.strip()))
-        except ValueError: raise UserError(f"{name} in line {line} of {path} is {text[:40]!r}: it must be {words}") from None
+        try:
+            values.append(parse(text.strip()))
+        except ValueError:
+            raise UserError(
+                f"{name} in line {line} of {path} is {text[:40]!r}: it must be {words}"
+            ) from None
     return np.array(values) if values else np.array([], int)
 
 
 def _flag(text: str) -> bool:
     "True or false as people and programs write it; ValueError for anything else."
-    if text.lower() not in ("true", "1", "false", "0"): raise ValueError
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise ValueError
     return text.lower() in ("true", "1")
 
 
-KINDS = {"actions": (int, "a whole number"), "rewards": (float, "a number"), "terminated": (_flag, "true or false"), "truncated": (_flag, "true or false")}
+KINDS = {
+    "actions": (int, "a whole number"),
+    "rewards": (float, "a number"),
+    "terminated": (_flag, "true or false"),
+    "truncated": (_flag, "true or false"),
+}
 
 # %% ../nbs/A24_sources.ipynb #c4808910
-PICTURES, FILMS = (".png", ".jpg", ".jpeg", ".bmp"), (".mp4", ".avi", ".gif", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+PICTURES, FILMS = (
+    (".png", ".jpg", ".jpeg", ".bmp"),
+    (".mp4", ".avi", ".gif", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"),
+)
 
 
 def in_order(folder, endings: tuple[str, ...]) -> list[Path]:
-    "The files of a folder with one of these endings, by the numbers in their names: frame-2 before frame-10."
-    with sentences(folder): paths = [path for path in Path(folder).iterdir() if path.suffix.lower() in endings and not path.name.startswith(".")]
-    return sorted(paths, key=lambda path: ([(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)], path.name))
+    """The files of a folder with one of these endings, by the numbers in their names.
+
+    Frame-2 before frame-10.
+    """
+    with sentences(folder):
+        paths = [
+            path
+            for path in Path(folder).iterdir()
+            if path.suffix.lower() in endings and not path.name.startswith(".")
+        ]
+    return sorted(
+        paths,
+        key=lambda path: (
+            [
+                (int(part), "") if part.isdecimal() else (-1, part)
+                for part in re.split(r"(\d+)", path.name)
+            ],
+            path.name,
+        ),
+    )
 
 
 def read_picture(source, what: str) -> np.ndarray:
     "A picture file, or one in memory, as RGB uint8 (h,w,3); UserError if it is none."
     try:
         with Image.open(source) as image:
-            if image.width * image.height > MOST_PIXELS: raise UserError(f"{what} is larger than {MOST_PIXELS:,} pixels: make it smaller first")
-            if image.mode[0] in "IF": raise UserError(f"{what} has more than 8 bits a pixel: save it with 8")
+            if image.width * image.height > MOST_PIXELS:
+                raise UserError(
+                    f"{what} is larger than {MOST_PIXELS:,} pixels: make it smaller first"
+                )
+            if image.mode[0] in "IF":
+                raise UserError(f"{what} has more than 8 bits a pixel: save it with 8")
             return np.array(image.convert("RGB"))
-    except UserError: raise
-    except Exception as error: raise UserError(f"{what} is no picture that can be read ({type(error).__name__}): save it again, or take its step away") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{what} is no picture that can be read ({type(error).__name__}): save it again, or take its step away"
+        ) from error
 
 
 def read_pictures(folder, table=None) -> Trajectory:
     "The trajectory in a folder of pictures and one CSV file, or the CSV file `table`."
-    paths, tables = in_order(folder, PICTURES), [Path(table)] if table else in_order(folder, (".csv",))
-    if len(tables) != 1: raise UserError(f"{folder} holds pictures and {len(tables)} CSV files: name the one that says what was done with --table FILE")
-    return Trajectory(str(folder), (read_picture(ordinary(path), str(path)) for path in paths), len(paths), **read_steps(tables[0]))
+    paths, tables = (
+        in_order(folder, PICTURES),
+        [Path(table)] if table else in_order(folder, (".csv",)),
+    )
+    if len(tables) != 1:
+        raise UserError(
+            f"{folder} holds pictures and {len(tables)} CSV files: name the one that says what was done with --table FILE"
+        )
+    return Trajectory(
+        str(folder),
+        (read_picture(ordinary(path), str(path)) for path in paths),
+        len(paths),
+        **read_steps(tables[0]),
+    )
 
 # %% ../nbs/A24_sources.ipynb #c71990f2
 def read_film(path, table=None) -> Trajectory:
     "The trajectory in a film and the CSV file of the same name, or the CSV file `table`."
     path = ordinary(path)
     table = Path(table) if table else path.with_suffix(".csv")
-    with sentences(table): there = table.exists()
-    if not there: raise UserError(f"{path} needs a table of actions, {table}: write it, or name another with --table FILE")
-    steps, frames = read_steps(table), _gif_frames if path.suffix.lower() == ".gif" else _film_frames
+    with sentences(table):
+        there = table.exists()
+    if not there:
+        raise UserError(
+            f"{path} needs a table of actions, {table}: write it, or name another with --table FILE"
+        )
+    steps, frames = (
+        read_steps(table),
+        _gif_frames if path.suffix.lower() == ".gif" else _film_frames,
+    )
     return Trajectory(str(path), frames(path), sum(1 for _ in frames(path)), **steps)
 
 
 @contextmanager
 def readable(what: str, kind: str):
     "Inside, every failure of a library that reads a file is a UserError."
-    try: yield
-    except (UserError, MemoryError): raise
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
     except Exception as error:
-        reason = " ".join(str(error).split("===")[0].split())[:120]  # ffmpeg's own words follow its ===
-        raise UserError(f"{what} is no {kind} that can be read ({reason or type(error).__name__}): make it again, or convert it") from error
+        # ffmpeg's own words follow its ===
+        reason = " ".join(str(error).split("===")[0].split())[:120]
+        raise UserError(
+            f"{what} is no {kind} that can be read ({reason or type(error).__name__}): make it again, or convert it"
+        ) from error
 
 
 def _gif_frames(path) -> Iterator[np.ndarray]:
     "The frames of a GIF."
     with readable(str(path), "GIF"), Image.open(path) as film:
-        if film.width * film.height > MOST_PIXELS: raise UserError(f"{path} is larger than {MOST_PIXELS:,} pixels: make it smaller first")
-        for frame in ImageSequence.Iterator(film): yield np.array(frame.convert("RGB"))
+        if film.width * film.height > MOST_PIXELS:
+            raise UserError(f"{path} is larger than {MOST_PIXELS:,} pixels: make it smaller first")
+        for frame in ImageSequence.Iterator(film):
+            yield np.array(frame.convert("RGB"))
 
 
 def _film_frames(path) -> Iterator[np.ndarray]:
-    "The frames of a video, each once, whatever its clock says; ffmpeg may open this file and no other."
-    try: import imageio_ffmpeg
-    except ImportError: raise UserError("reading a video needs imageio-ffmpeg: pip install 'iris-edu[data]'") from None
+    """The frames of a video, each once, whatever its clock says.
+
+    Ffmpeg may open this file and no other.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise UserError(
+            "reading a video needs imageio-ffmpeg: pip install 'iris-edu[data]'"
+        ) from None
     with readable(str(path), "video"):
-        frames = imageio_ffmpeg.read_frames(str(Path(path).absolute()), input_params=["-protocol_whitelist", "file"], output_params=["-fps_mode", "passthrough"])
+        frames = imageio_ffmpeg.read_frames(
+            str(Path(path).absolute()),
+            input_params=["-protocol_whitelist", "file"],
+            output_params=["-fps_mode", "passthrough"],
+        )
         width, height = next(frames)["size"]
-        for frame in frames: yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+        for frame in frames:
+            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
 
 # %% ../nbs/A24_sources.ipynb #1d2e7d98
 MINARI, METADATA = "main_data.hdf5", "metadata.json"
 
 
 def minari_folder(folder) -> Path | None:
-    "The folder that holds the files of a Minari data set: this one, or the folder `data` inside it; None if there is none."
-    with sentences(folder): return next((path for path in (Path(folder), Path(folder) / "data") if (path / MINARI).exists() or (path / METADATA).exists() and (path / "0").is_dir()), None)
+    """The folder that holds the files of a Minari data set.
+
+    This one, or the folder `data` inside it; None if there is none.
+    """
+    with sentences(folder):
+        return next(
+            (
+                path
+                for path in (Path(folder), Path(folder) / "data")
+                if (path / MINARI).exists() or (path / METADATA).exists() and (path / "0").is_dir()
+            ),
+            None,
+        )
 
 
 def read_minari(folder) -> Iterator[Trajectory]:
     "The episodes of a Minari data set, one trajectory each."
     folder, path = Path(folder), Path(folder) / METADATA
     form = read_json(path, dict[str, Any]).get("data_format", "hdf5") if path.exists() else "hdf5"
-    if form not in ("hdf5", "arrow", "parquet"): raise UserError(f"{path} says that its format is {form!r}: write the data set as hdf5, arrow or parquet")
-    yield from (_hdf5_episodes if form == "hdf5" else _arrow_episodes)(folder, form, minari_actions(folder)[0])
+    if form not in ("hdf5", "arrow", "parquet"):
+        raise UserError(
+            f"{path} says that its format is {form!r}: write the data set as hdf5, arrow or parquet"
+        )
+    yield from (_hdf5_episodes if form == "hdf5" else _arrow_episodes)(
+        folder, form, minari_actions(folder)[0]
+    )
 
 
 def _hdf5_episodes(folder: Path, form: str, first: int) -> Iterator[Trajectory]:
     "The episodes in main_data.hdf5, each a group episode_N."
-    try: import h5py
-    except ImportError: raise UserError("reading a Minari data set needs h5py: pip install 'iris-edu[data]'") from None
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(
+            "reading a Minari data set needs h5py: pip install 'iris-edu[data]'"
+        ) from None
     path = folder / MINARI
     with readable(str(path), "HDF5 file"), h5py.File(ordinary(path), "r") as file:
-        names = sorted((name for name in file if re.fullmatch(r"episode_\d{1,9}", name)), key=lambda name: int(name[8:]))
-        if not names: raise UserError(f"{path} holds no episode_0: name the folder of a Minari data set")
+        names = sorted(
+            (name for name in file if re.fullmatch(r"episode_\d{1,9}", name)),
+            key=lambda name: int(name[8:]),
+        )
+        if not names:
+            raise UserError(f"{path} holds no episode_0: name the folder of a Minari data set")
         for name in names:
             where = f"{name} of {path}"
             _check_inside(file, name, where)
             columns = pick(file[name], where)
-            yield _episode({step: columns[step][()] for step in STEPS}, _images(columns["frames"], where), where, first)
+            yield _episode(
+                {step: columns[step][()] for step in STEPS},
+                _images(columns["frames"], where),
+                where,
+                first,
+            )
 
 
 def _check_inside(group, name: str, where: str, depth: int = 5) -> None:
-    "UserError if an entry of an HDF5 file, or one below it, lies in another file: reading it would show what the sender never had."
+    """UserError if an entry of an HDF5 file, or one below it, lies in another file.
+
+    Reading it would show what the sender never had.
+    """
     import h5py
+
     inside, entry = isinstance(group.get(name, getlink=True), h5py.HardLink), None
-    if inside: entry = group[name]
+    if inside:
+        entry = group[name]
     if not inside or isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
-        raise UserError(f"{where} refers to another place ({name}): write the data set again with its content in it")
+        raise UserError(
+            f"{where} refers to another place ({name}): write the data set again with its content in it"
+        )
     if isinstance(entry, h5py.Group) and depth:
-        for below in entry: _check_inside(entry, below, where, depth - 1)
+        for below in entry:
+            _check_inside(entry, below, where, depth - 1)
 
 
 def _arrow_episodes(folder: Path, form: str, first: int) -> Iterator[Trajectory]:
     "The episodes in folders 0, 1, ..., each a table of one row more than actions."
-    try: import pyarrow.dataset
-    except ImportError: raise UserError(f"reading a Minari data set in the format {form} needs pyarrow: pip install 'iris-edu[data]'") from None
-    episodes = sorted((path for path in folder.iterdir() if re.fullmatch(r"\d{1,9}", path.name)), key=lambda path: int(path.name))
-    if not episodes: raise UserError(f"{folder} holds no folder 0: name the folder of a Minari data set")
+    try:
+        import pyarrow.dataset
+    except ImportError:
+        raise UserError(
+            f"reading a Minari data set in the format {form} needs pyarrow: pip install 'iris-edu[data]'"
+        ) from None
+    episodes = sorted(
+        (path for path in folder.iterdir() if re.fullmatch(r"\d{1,9}", path.name)),
+        key=lambda path: int(path.name),
+    )
+    if not episodes:
+        raise UserError(f"{folder} holds no folder 0: name the folder of a Minari data set")
     name, shape = _image_space(folder)
     for path in episodes:
         with readable(str(path), f"{form} table"):
-            table = pyarrow.dataset.dataset(str(path), format=form, ignore_prefixes=[".", "_", METADATA]).to_table()
+            table = pyarrow.dataset.dataset(
+                str(path), format=form, ignore_prefixes=[".", "_", METADATA]
+            ).to_table()
             columns = pick({name: table[name] for name in table.column_names}, str(path))
             cells = [cell[name] if name else cell for cell in columns["frames"].to_pylist()]
-            images = [np.frombuffer(cell, np.uint8) if isinstance(cell, bytes) else np.asarray(cell).reshape(shape) for cell in cells]
-            yield _episode({name: columns[name].to_numpy()[:-1] for name in STEPS}, images, str(path), first)
+            images = [
+                np.frombuffer(cell, np.uint8)
+                if isinstance(cell, bytes)
+                else np.asarray(cell).reshape(shape)
+                for cell in cells
+            ]
+            yield _episode(
+                {name: columns[name].to_numpy()[:-1] for name in STEPS}, images, str(path), first
+            )
 
 
 def _image_space(folder) -> tuple[str, list[int]]:
-    "(name, shape) of the only image among the observations of a Minari data set; the name is empty if they are nothing else."
+    """(name, shape) of the only image among the observations of a Minari data set.
+
+    The name is empty if they are nothing else.
+    """
     space = minari_space(folder, "observation_space")
-    shapes = {name: entry.get("shape") or () for name, entry in space.get("subspaces", {"": space}).items()}
+    shapes = {
+        name: entry.get("shape") or ()
+        for name, entry in space.get("subspaces", {"": space}).items()
+    }
     images = [name for name, shape in shapes.items() if len(shape) in (2, 3)]
-    if len(images) != 1: raise UserError(f"the observations of {folder} hold {len(images)} images ({', '.join(filter(None, shapes))}): the agent sees exactly one")
+    if len(images) != 1:
+        raise UserError(
+            f"the observations of {folder} hold {len(images)} images ({', '.join(filter(None, shapes))}): the agent sees exactly one"
+        )
     return images[0], shapes[images[0]]
 
 
 def _episode(steps: dict, images, where: str, first: int) -> Trajectory:
     "The trajectory of an episode whose actions are counted from `first`."
-    if steps["actions"].dtype.kind in "iu": steps["actions"] = steps["actions"].astype(np.int64) - first
-    return Trajectory(where, _unpacked(images, where), len(images), **check_steps(steps, where), white=white_of(images))
+    if steps["actions"].dtype.kind in "iu":
+        steps["actions"] = steps["actions"].astype(np.int64) - first
+    return Trajectory(
+        where,
+        _unpacked(images, where),
+        len(images),
+        **check_steps(steps, where),
+        white=white_of(images),
+    )
 
 
 def _unpacked(images, where: str) -> Iterator[np.ndarray]:
     "The images of a column, one at a time; pictures in bytes are decoded."
     with readable(where, "episode"):
-        for number, image in enumerate(images): yield read_picture(io.BytesIO(image.tobytes()), f"frame {number} of {where}") if np.ndim(image) == 1 else image
+        for number, image in enumerate(images):
+            yield (
+                read_picture(io.BytesIO(image.tobytes()), f"frame {number} of {where}")
+                if np.ndim(image) == 1
+                else image
+            )
 
 
 def _images(observations, where: str):
-    "The column of an episode that holds its images: arrays (T,H,W) or (T,H,W,C), or as many pictures in bytes."
-    entries = {name: entry for name, entry in observations.items() if hasattr(entry, "shape")} if hasattr(observations, "items") else {"observations": observations}
-    images = [entry for entry in entries.values() if len(entry.shape) in (3, 4) or entry.dtype.kind == "O" or (len(entry.shape) == 2 and entry.dtype == np.uint8)]
-    if len(images) != 1: raise UserError(f"the observations of {where} hold {len(images)} images ({', '.join(entries)}): the agent sees exactly one")
+    """The column of an episode that holds its images.
+
+    Arrays (T,H,W) or (T,H,W,C), or as many pictures in bytes.
+    """
+    entries = (
+        {name: entry for name, entry in observations.items() if hasattr(entry, "shape")}
+        if hasattr(observations, "items")
+        else {"observations": observations}
+    )
+    images = [
+        entry
+        for entry in entries.values()
+        if len(entry.shape) in (3, 4)
+        or entry.dtype.kind == "O"
+        or (len(entry.shape) == 2 and entry.dtype == np.uint8)
+    ]
+    if len(images) != 1:
+        raise UserError(
+            f"the observations of {where} hold {len(images)} images ({', '.join(entries)}): the agent sees exactly one"
+        )
     return images[0]
 
 
 def minari_space(folder, name: str) -> dict:
-    "What metadata.json of a Minari data set says of its `action_space` or `observation_space`; empty if it says nothing."
+    """What metadata.json of a Minari data set says of its `action_space` or `observation_space`.
+
+    Empty if it says nothing.
+    """
     path = Path(folder) / METADATA
-    with sentences(path): there = path.exists()
+    with sentences(path):
+        there = path.exists()
     space = read_json(path, dict[str, Any]).get(name) if there else None
-    try: return parse_json(typed(space, str, name), dict[str, Any]) if space else {}
-    except UserError as error: raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
+    try:
+        return parse_json(typed(space, str, name), dict[str, Any]) if space else {}
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
 
 
 def minari_actions(folder) -> tuple[int, int | None]:
-    "(number of the first action, how many there are) of a Minari data set; (0, None) if it does not say."
+    """(number of the first action, how many there are) of a Minari data set.
+
+    (0, None) if it does not say.
+    """
     space, path = minari_space(folder, "action_space"), Path(folder) / METADATA
-    if not space: return 0, None
-    if space.get("type") != "Discrete": raise UserError(f"{path} says that its actions are a {space.get('type')}: the agent takes discrete actions, so number them and record them again")
-    try: return typed(space.get("start", 0), int, "start"), typed(space.get("n"), Count, "n")
-    except UserError as error: raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
+    if not space:
+        return 0, None
+    if space.get("type") != "Discrete":
+        raise UserError(
+            f"{path} says that its actions are a {space.get('type')}: the agent takes discrete actions, so number them and record them again"
+        )
+    try:
+        return typed(space.get("start", 0), int, "start"), typed(space.get("n"), Count, "n")
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
 
 # %% ../nbs/A24_sources.ipynb #28235585
 def every_step(source, size: int = 64, table=None) -> Iterator[Step]:
     "The steps of all trajectories of a source, in their order."
-    return (step for trajectory in trajectories(source, table) for step in steps_of(trajectory, size))
+    return (
+        step for trajectory in trajectories(source, table) for step in steps_of(trajectory, size)
+    )
 
 
 def trajectories(source, table=None) -> Iterator[Trajectory]:
     "The trajectories in a file or a folder of a kind above; UserError if it is of none."
     source = Path(source)
-    with sentences(source): there, is_folder = source.exists(), source.is_dir()
-    if not there: raise UserError(f"there is no {source}: check the spelling")
-    if not is_folder: return _of_file(source, table)
-    if minari_folder(source): return read_minari(minari_folder(source))
+    with sentences(source):
+        there, is_folder = source.exists(), source.is_dir()
+    if not there:
+        raise UserError(f"there is no {source}: check the spelling")
+    if not is_folder:
+        return _of_file(source, table)
+    if minari_folder(source):
+        return read_minari(minari_folder(source))
     films, arrays = in_order(source, FILMS), in_order(source, (".npz",))
-    if table and (films or arrays): raise UserError(f"{source} holds {'films' if films else 'arrays'}, and --table is for one film or one folder of pictures: leave it out")
-    if arrays: return (read_npz(path) for path in arrays)
-    if films: return (read_film(path) for path in films)
-    if in_order(source, PICTURES): return iter([read_pictures(source, table)])
-    raise UserError(f"{source} holds no recordings: it needs .npz files, pictures with a CSV file, films, or the files of a Minari data set")
+    if table and (films or arrays):
+        raise UserError(
+            f"{source} holds {'films' if films else 'arrays'}, and --table is for one film or one folder of pictures: leave it out"
+        )
+    if arrays:
+        return (read_npz(path) for path in arrays)
+    if films:
+        return (read_film(path) for path in films)
+    if in_order(source, PICTURES):
+        return iter([read_pictures(source, table)])
+    raise UserError(
+        f"{source} holds no recordings: it needs .npz files, pictures with a CSV file, films, or the files of a Minari data set"
+    )
 
 
 def _of_file(path: Path, table) -> Iterator[Trajectory]:
     "The trajectories in a file."
     ending = path.suffix.lower()
-    if ending == ".npz": return iter([read_npz(path)])
-    if path.name == MINARI: return read_minari(path.parent)
-    if ending in FILMS: return iter([read_film(path, table)])
-    raise UserError(f"{path} is no recording that can be read: give a .npz file, a video, Minari's {MINARI}, or the folder of pictures that it lies in")
+    if ending == ".npz":
+        return iter([read_npz(path)])
+    if path.name == MINARI:
+        return read_minari(path.parent)
+    if ending in FILMS:
+        return iter([read_film(path, table)])
+    raise UserError(
+        f"{path} is no recording that can be read: give a .npz file, a video, Minari's {MINARI}, or the folder of pictures that it lies in"
+    )
 
 
 def declared_actions(source) -> int | None:
     "How many actions a source says that there are, if it does."
-    folder = minari_folder(source) if Path(source).is_dir() else Path(source).parent if Path(source).name == MINARI else None
+    folder = (
+        minari_folder(source)
+        if Path(source).is_dir()
+        else Path(source).parent
+        if Path(source).name == MINARI
+        else None
+    )
     return minari_actions(folder)[1] if folder else None

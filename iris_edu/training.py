@@ -17,41 +17,125 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'config_from_dict', 'resolve', 'build_agent', 'build_dream', 'load_run', 'pick_device']
 
 # %% ../nbs/09_training.ipynb #c73754b4
-import ctypes, dataclasses, json, os, subprocess, sys, time
+import ctypes
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
 import numpy as np
 import torch
 from torch import nn
+
 from . import plots
-from .settings import UserError
-from .files import atomic_write, make_folder, say, sentences, sweep
+from .actor_critic import actor_critic_loss, burn_in
+from .agent import build_agent, build_dream, load_run, out_of_memory, pick_device
+from iris_edu.config import (
+    LEARNERS,
+    PRESETS,
+    changes,
+    config_from_dict,
+    config_to_dict,
+    foreign_modules,
+    game_of,
+    guarded,
+    make_environment,
+    maker,
+    resolve,
+)
 from .envs import is_ours, num_actions
-from .replay import Recording, Replay, ReplayError, concatenate, frames_digest, load_recording, rebuild, replays, save_recording, to_float
+from .files import atomic_write, make_folder, say, sentences, sweep
+from .imagination import imagine
+from .own_data import Recorded
+from iris_edu.replay import (
+    Recording,
+    Replay,
+    ReplayError,
+    concatenate,
+    frames_digest,
+    load_recording,
+    rebuild,
+    replays,
+    save_recording,
+    to_float,
+)
+from iris_edu.runs import (
+    Change,
+    Header,
+    RunFile,
+    append_metrics,
+    check_same,
+    derive_seed,
+    end_with_parent,
+    flatten_optimizer,
+    generator,
+    has_checkpoint,
+    load_checkpoint,
+    load_weights,
+    lock_run,
+    not_finite,
+    read_run,
+    restore_optimizer,
+    save_checkpoint,
+    saved_epoch,
+    trim_metrics,
+    versions,
+    write_run,
+)
+from .settings import UserError
 from .tokenizer import codebook_usage
 from .world_model import parameter_groups
-from .imagination import imagine
-from .actor_critic import actor_critic_loss, burn_in
-from .config import LEARNERS, PRESETS, Config, changes, config_from_dict, config_to_dict, foreign_modules, game_of, guarded, maker, make_environment, resolve
-from .runs import (Change, Header, RunFile, append_metrics, check_same, derive_seed, end_with_parent, flatten_optimizer, generator, has_checkpoint, load_checkpoint,
-                           load_weights, lock_run, not_finite, read_run, restore_optimizer, save_checkpoint, saved_epoch, trim_metrics, versions, write_run)
-from .own_data import Recorded
-from .agent import Agent, build_agent, build_dream, load_run, out_of_memory, pick_device
 
-_all_ = ["PRESETS", "LEARNERS", "Config", "Agent", "config_to_dict", "config_from_dict", "resolve", "build_agent", "build_dream", "load_run", "pick_device"]
+_all_ = [
+    "PRESETS",
+    "LEARNERS",
+    "Config",
+    "Agent",
+    "config_to_dict",
+    "config_from_dict",
+    "resolve",
+    "build_agent",
+    "build_dream",
+    "load_run",
+    "pick_device",
+]
 
 # %% ../nbs/09_training.ipynb #f0436915
 def build_optimizers(agent, config):
-    "One optimiser a learner: Adam, and AdamW with decay groups for the world model (Tables 4 and 5)."
-    options = lambda name: dict(lr=of_learner(config, "learning_rate", name), betas=(config.beta1, config.beta2), fused=True)
-    return {"tokenizer": torch.optim.Adam(agent.tokenizer.parameters(), **options("tokenizer")),
-            "world_model": torch.optim.AdamW(parameter_groups(agent.world_model, config.weight_decay), **options("world_model")),
-            "actor_critic": torch.optim.Adam(agent.actor_critic.parameters(), **options("actor_critic"))}
+    """One optimiser a learner.
+
+    Adam, and AdamW with decay groups for the world model (Tables 4 and 5).
+    """
+
+    def options(name):
+        return dict(
+            lr=of_learner(config, "learning_rate", name),
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+
+    return {
+        "tokenizer": torch.optim.Adam(agent.tokenizer.parameters(), **options("tokenizer")),
+        "world_model": torch.optim.AdamW(
+            parameter_groups(agent.world_model, config.weight_decay), **options("world_model")
+        ),
+        "actor_critic": torch.optim.Adam(
+            agent.actor_critic.parameters(), **options("actor_critic")
+        ),
+    }
+
 
 def of_learner(config, what, name):
-    "The value of `what` for one learner: its own if the configuration gives one, else the common one."
+    """The value of `what` for one learner.
+
+    Its own if the configuration gives one, else the common one.
+    """
     return getattr(config, f"{name}_{what}") or getattr(config, what)
 
 # %% ../nbs/09_training.ipynb #e0fcf712
@@ -59,8 +143,13 @@ def to_frames(observations, device):
     "Environment observations, uint8 (B,H,W,3), as float frames (B,3,H,W) on `device`."
     return to_float(torch.as_tensor(np.stack(observations), device=device).permute(0, 3, 1, 2))
 
+
 class Collector:
-    "Plays one environment into a replay; the game in progress is its only state, and seed and actions rebuild it."
+    """Plays one environment into a replay.
+
+    The game in progress is its only state, and seed and actions rebuild it.
+    """
+
     def __init__(self, env, replay, seed):
         self.env, self.replay, self.seed = env, replay, seed
         self.games, self.frame, self.open_return = 0, None, 0.0
@@ -81,21 +170,30 @@ class Collector:
         self.frame = np.array(frame)  # a copy: a game may draw the next frame into the same array
 
     def step(self, action):
-        "Take one action; (reward, terminated, truncated, seed of the game that begins after it or None)."
+        """Take one action.
+
+        (reward, terminated, truncated, seed of the game that begins after it or None).
+        """
         frame, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(self.frame, action, reward, terminated, truncated)
         self._see(frame)
         seed = None
-        if (terminated or truncated) and info.get("life_lost", False): self._see(self.env.reset()[0])
-        elif terminated or truncated: seed = self.new_game()
+        if (terminated or truncated) and info.get("life_lost", False):
+            self._see(self.env.reset()[0])
+        elif terminated or truncated:
+            seed = self.new_game()
         return float(reward), terminated, truncated, seed
 
 # %% ../nbs/09_training.ipynb #7c0b318a
 @torch.no_grad()
 def collect(collector, agent, steps, warm_up, draw, temperature=1.0, epsilon=0.0):
-    "Play `steps` steps with the agent, burn-in over the last `warm_up` frames first; returns them as a Recording (Algorithm 1)."
+    """Play `steps` steps with the agent, burn-in over the last `warm_up` frames first.
+
+    Returns them as a Recording (Algorithm 1).
+    """
     device, starts, log = draw.device, [], []
-    if collector.frame is None: starts.append((0, collector.new_game()))
+    if collector.frame is None:
+        starts.append((0, collector.new_game()))
     past, mask = collector.replay.recent(warm_up)
     state = burn_in(agent.actor_critic, agent.tokenizer.reconstruct(to_float(past)), mask)
     for t in range(steps):
@@ -104,109 +202,190 @@ def collect(collector, agent, steps, warm_up, draw, temperature=1.0, epsilon=0.0
         action = explore(actions, num_actions(collector.env), epsilon, draw).item()
         reward, terminated, truncated, seed = collector.step(action)
         log.append((frame, action, reward, terminated, truncated))
-        if seed is not None: starts.append((t + 1, seed))
-        if terminated or truncated: state = agent.actor_critic.initial_state(1, device)
+        if seed is not None:
+            starts.append((t + 1, seed))
+        if terminated or truncated:
+            state = agent.actor_critic.initial_state(1, device)
     return _recording(starts, log)
 
+
 def explore(actions, count, epsilon, draw):
-    "Replace each of the actions (B,) by a uniform one of `count` with probability `epsilon` (Table 5)."
+    """Replace each of the actions (B,) by a uniform one of `count` with probability `epsilon`
+    (Table 5).
+    """
     coin = torch.rand(actions.shape, generator=draw, device=actions.device)
-    return torch.where(coin < epsilon, torch.randint(count, actions.shape, generator=draw, device=actions.device), actions)
+    return torch.where(
+        coin < epsilon,
+        torch.randint(count, actions.shape, generator=draw, device=actions.device),
+        actions,
+    )
+
 
 def _recording(starts, log):
-    "A Recording from (step, seed) of each game begun and (frame, action, reward, terminated, truncated) of each step."
+    """A Recording from (step, seed) of each game begun and (frame, action, reward, terminated,
+    truncated) of each step.
+    """
     frames, actions, rewards, terminated, truncated = (np.array(column) for column in zip(*log))
     begun, seeds = np.array(starts, np.int64).reshape(-1, 2).T
-    return Recording(seeds, begun, actions.astype(np.int64), rewards.astype(np.float32), terminated, truncated, frames)
+    return Recording(
+        seeds,
+        begun,
+        actions.astype(np.int64),
+        rewards.astype(np.float32),
+        terminated,
+        truncated,
+        frames,
+    )
 
 # %% ../nbs/09_training.ipynb #3f0a18be
 def finished_returns(recording, open_return):
-    "Returns of the episodes that end in a recording, and the return so far of the one still open after it."
+    """Returns of the episodes that end in a recording, and the return so far of the one still open
+    after it.
+    """
     ends = np.flatnonzero(recording.terminated | recording.truncated) + 1
     totals = [float(rewards.sum()) for rewards in np.split(recording.rewards, ends)]
     totals[0] += open_return
     return totals[:-1], totals[-1]
 
+
 class Lost(NamedTuple):
     "A recording that is not there any more: how many steps it held."
+
     steps: int
 
+
 def restore_collector(collector, recordings, replays=None):
-    "Refill the replay from an epoch's recording (or Lost) after another, and bring the game in progress back to its present frame, or cut it if it does not replay."
+    """Refill the replay from an epoch's recording (or Lost) after another, and bring the game in
+    progress back to its present frame, or cut it if it does not replay.
+    """
     collector.games, game = 0, []  # the game in progress, piece by piece, without its frames
     for epoch, recording in enumerate(recordings, 1):
         if isinstance(recording, Lost):
-            collector.games, collector.frame, collector.replay.open, game = collector.games + recording.steps, None, False, []  # no lost step began more than one game
+            # no lost step began more than one game
+            collector.games, collector.frame, collector.replay.open, game = (
+                collector.games + recording.steps,
+                None,
+                False,
+                [],
+            )
             continue
-        if recording.frames is None: recording = _rebuild_next(collector, recording, epoch)
-        if not len(recording): continue
+        if recording.frames is None:
+            recording = _rebuild_next(collector, recording, epoch)
+        if not len(recording):
+            continue
         collector.replay.extend(recording)
         collector.games += len(recording.seeds)
         begun = recording.starts[-1:].tolist()
-        if begun or game: game = [*(game if not begun else ()), _piece(recording, *begun)]
+        if begun or game:
+            game = [*(game if not begun else ()), _piece(recording, *begun)]
     game = concatenate(game) if game else None
     collector.open_return = finished_returns(game, 0.0)[1] if game else 0.0
     collector.frame = _play_again(collector, game, replays) if game else None
-    if game and collector.frame is None: collector.replay.open, collector.open_return = False, 0.0
+    if game and collector.frame is None:
+        collector.replay.open, collector.open_return = False, 0.0
+
 
 def _play_again(collector, game, replays):
-    "The present frame of the game in progress, played again in the environment; None, and a sentence, if it does not replay."
+    """The present frame of the game in progress, played again in the environment.
+
+    None, and a sentence, if it does not replay.
+    """
     try:
-        if replays is False: raise ReplayError("so the trial before the first epoch said")
+        if replays is False:
+            raise ReplayError("so the trial before the first epoch said")
         played, last = rebuild(game, collector.env), collector.replay.last_frame()
-        if len(game) and not np.array_equal(played.frames[-1], last): raise ReplayError("its last frame is another one")
+        if len(game) and not np.array_equal(played.frames[-1], last):
+            raise ReplayError("its last frame is another one")
         return _present(played, collector.env)
     except ReplayError as error:
-        say(f"the game in progress does not replay ({str(error).rstrip('.')}): it is cut here and a new game begins, so the run is not the one that it would have been without a stop")
+        say(
+            f"the game in progress does not replay ({str(error).rstrip('.')}): it is cut here and a new game begins, so the run is not the one that it would have been without a stop"
+        )
+
 
 def _piece(recording, first=0):
     "The steps of a recording from `first` on, without frames."
-    columns = {name: getattr(recording, name)[first:] for name in ("actions", "rewards", "terminated", "truncated")}
+    columns = {
+        name: getattr(recording, name)[first:]
+        for name in ("actions", "rewards", "terminated", "truncated")
+    }
     kept = recording.starts >= first
     return Recording(seeds=recording.seeds[kept], starts=recording.starts[kept] - first, **columns)
 
+
 def _rebuild_next(collector, recording, epoch):
-    "A recording without frames with them, played on from where the collector stands; after a gap only from its first new game on; UserError if it does not replay."
-    first = 0 if collector.frame is not None else int(recording.starts[0]) if len(recording.starts) else len(recording)
-    if first: recording = _piece(recording, first)
-    if not len(recording): return recording
-    try: found = rebuild(recording, collector.env, collector.frame)
-    except ReplayError as error: raise UserError(f"the recording of epoch {epoch} holds actions only, and does not replay ({error}): go on without its steps with --leave-out {epoch}") from None
+    """A recording without frames with them, played on from where the collector stands.
+
+    After a gap only from its first new game on; UserError if it does not replay.
+    """
+    first = (
+        0
+        if collector.frame is not None
+        else int(recording.starts[0])
+        if len(recording.starts)
+        else len(recording)
+    )
+    if first:
+        recording = _piece(recording, first)
+    if not len(recording):
+        return recording
+    try:
+        found = rebuild(recording, collector.env, collector.frame)
+    except ReplayError as error:
+        raise UserError(
+            f"the recording of epoch {epoch} holds actions only, and does not replay ({error}): go on without its steps with --leave-out {epoch}"
+        ) from None
     collector.frame = _present(found, collector.env)
     return found
 
+
 def _present(recording, env):
     "The frame that follows a recording which `env` has just played."
-    if len(recording.starts) and recording.starts[-1] == len(recording): return env.reset(seed=int(recording.seeds[-1]))[0]
+    if len(recording.starts) and recording.starts[-1] == len(recording):
+        return env.reset(seed=int(recording.seeds[-1]))[0]
     ended = recording.terminated[-1] or recording.truncated[-1]
     return env.reset()[0] if ended else recording.final
 
 # %% ../nbs/09_training.ipynb #d6cfe9b4
 class Draws(NamedTuple):
     "The two generators of a phase: `host` chooses batches, `device` draws dreams."
+
     host: torch.Generator
     device: torch.Generator
 
+
 def make_draws(seed, *labels, device="cpu"):
     "Fresh generators for one phase, from the run's seed and the phase's labels."
-    return Draws(generator(seed, *labels, "host"), generator(seed, *labels, "device", device=device))
+    return Draws(
+        generator(seed, *labels, "host"), generator(seed, *labels, "device", device=device)
+    )
 
 # %% ../nbs/09_training.ipynb #ef057605
 class Kept:
-    "function(slots (n,)) -> tensor (n,...) for slots of a replay, each computed when first asked for; keep=False computes all of them every time."
+    """function(slots (n,)) -> tensor (n,...) for slots of a replay, each computed when first asked
+    for; keep=False computes all of them every time.
+    """
+
     def __init__(self, function, replay, keep=True, chunk=256):
         self.function, self.keep, self.chunk = function, keep, chunk
-        self.known, self.values = torch.zeros(len(replay.frames), dtype=torch.bool, device=replay.frames.device), None
+        self.known, self.values = (
+            torch.zeros(len(replay.frames), dtype=torch.bool, device=replay.frames.device),
+            None,
+        )
 
     @torch.no_grad()
     def __call__(self, slots):
         "slots int64 (B,T) or (B,) -> values (*slots.shape,...), without gradient."
-        if not self.keep: return torch.cat([self.function(part) for part in slots.flatten().split(self.chunk)]).unflatten(0, slots.shape)
+        if not self.keep:
+            return torch.cat(
+                [self.function(part) for part in slots.flatten().split(self.chunk)]
+            ).unflatten(0, slots.shape)
         wanted = slots.unique()
         wanted = wanted[~self.known[wanted]]
         for part in wanted.split(self.chunk) if len(wanted) or self.values is None else ():
             made = self.function(part)
-            if self.values is None: self.values = made.new_empty(len(self.known), *made.shape[1:])
+            if self.values is None:
+                self.values = made.new_empty(len(self.known), *made.shape[1:])
             self.values[part] = made
         self.known[wanted] = True
         return self.values[slots]
@@ -215,24 +394,40 @@ class Kept:
         "Forget every value; the memory stays for the next ones."
         self.known.zero_()
 
+
 def frozen_views(replay, tokenizer, gigabytes, bytes_a_number=4):
-    "Tokens (in full precision: a rounding can change a word) and reconstructions of a replay's slots, two Kept; the tokens are kept unless gigabytes is 0, the reconstructions if the whole ring's fit."
+    """Tokens (in full precision.
+
+    A rounding can change a word) and reconstructions of a replay's slots, two Kept; the tokens are
+    kept unless gigabytes is 0, the reconstructions if the whole ring's fit.
+    """
+
     def encode(slots):
-        with torch.autocast(slots.device.type, enabled=False): return tokenizer.encode(to_float(replay.frames[slots].permute(0, 3, 1, 2)))
+        with torch.autocast(slots.device.type, enabled=False):
+            return tokenizer.encode(to_float(replay.frames[slots].permute(0, 3, 1, 2)))
+
     tokens = Kept(encode, replay, keep=gigabytes > 0)
     fits = replay.frames.numel() * bytes_a_number <= gigabytes * 1e9
     return tokens, Kept(lambda slots: tokenizer.decode(tokens(slots)), replay, keep=fits)
 
 # %% ../nbs/09_training.ipynb #6d80a8ed
 class ExecutionPlan(Protocol):
-    "How a run computes, never what; made once by `plan(trainer)`, which may change how the trainer's networks run."
+    """How a run computes, never what.
+
+    Made once by `plan(trainer)`, which may change how the trainer's networks run.
+    """
+
     def imagine(self, dream, policy, start, state, horizon, generator):
         "A rollout as `imagination.imagine` makes it: the same arguments, the same distribution."
 
+
 class Plain:
     "Operation by operation, as the chapters write it (protocol ExecutionPlan)."
+
     imagine = staticmethod(imagine)
-    def __init__(self, trainer): pass
+
+    def __init__(self, trainer):
+        pass
 
 # %% ../nbs/09_training.ipynb #5016a3da
 def tokenizer_losses(trainer, draw):
@@ -240,37 +435,73 @@ def tokenizer_losses(trainer, draw):
     frames = to_float(trainer.batch("tokenizer", 1, draw).frames[:, 0])
     return trainer.agent.tokenizer.loss(frames, trainer.perceptual)
 
+
 def world_model_losses(trainer, draw):
-    "Losses of the world model on a batch of segments of L steps, tokenized by the frozen tokenizer (Section 2.2)."
+    """Losses of the world model on a batch of segments of L steps, tokenized by the frozen
+    tokenizer (Section 2.2).
+    """
     batch = trainer.batch("world_model", trainer.config.world_model.steps, draw)
-    return trainer.agent.world_model.loss(trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.ends, batch.mask)
+    return trainer.agent.world_model.loss(
+        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.ends, batch.mask
+    )
+
 
 def actor_critic_losses(trainer, draw):
-    "Losses of the actor-critic on rollouts imagined from real frames, after burn-in over the frames before (Section 2.3)."
+    """Losses of the actor-critic on rollouts imagined from real frames, after burn-in over the
+    frames before (Section 2.3).
+    """
     config, agent = trainer.config.actor_critic, trainer.agent
     batch = trainer.batch("actor_critic", config.burn_in + 1, draw, anchor="end")
-    state = burn_in(agent.actor_critic, trainer.reconstructions(batch.slots[:, :-1]), batch.mask[:, :-1])
-    rollout = trainer.execution.imagine(trainer.dream, agent.actor_critic, trainer.tokens(batch.slots[:, -1]), state, config.horizon, draw.device)
-    torch.clear_autocast_cache()  # before 2.11 PyTorch would learn with the weights cast for the dream, which have no gradient
+    state = burn_in(
+        agent.actor_critic, trainer.reconstructions(batch.slots[:, :-1]), batch.mask[:, :-1]
+    )
+    rollout = trainer.execution.imagine(
+        trainer.dream,
+        agent.actor_critic,
+        trainer.tokens(batch.slots[:, -1]),
+        state,
+        config.horizon,
+        draw.device,
+    )
+    # before 2.11 PyTorch would learn with the weights cast for the dream, which have no gradient
+    torch.clear_autocast_cache()
     return actor_critic_loss(agent.actor_critic, rollout, config, returns=trainer.return_estimator)
+
 
 LOSSES = dict(zip(LEARNERS, (tokenizer_losses, world_model_losses, actor_critic_losses)))
 
 # %% ../nbs/09_training.ipynb #ffd5dce6
 def check_finite(config, name, epoch, history):
-    "Mean of each named loss over `history`, a list of dicts of scalars; UserError names the first loss that is not finite, and its update."
+    """Mean of each named loss over `history`, a list of dicts of scalars.
+
+    UserError names the first loss that is not finite, and its update.
+    """
     terms = list(history[0])
     table = torch.stack([torch.stack([losses[term] for term in terms]) for losses in history]).cpu()
     for update, term in (~table.isfinite()).nonzero().tolist()[:1]:
-        raise diverged(config, name, epoch, f"the {terms[term]} loss of the {name} became {table[update, term]:.3g} at update {update + 1}")
+        raise diverged(
+            config,
+            name,
+            epoch,
+            f"the {terms[term]} loss of the {name} became {table[update, term]:.3g} at update {update + 1}",
+        )
     return dict(zip(terms, table.mean(0).tolist()))
 
+
 def diverged(config, name, epoch, what):
-    "The UserError for a learner whose numbers are not finite any more: what happened, what is kept, and options with which the same command goes on."
+    """The UserError for a learner whose numbers are not finite any more.
+
+    What happened, what is kept, and options with which the same command goes on.
+    """
     training, own = config.training, f"{name}_learning_rate"
     option = (own if getattr(training, own) else "learning_rate").replace("_", "-")
-    calmer = f"--training.{option} {of_learner(training, 'learning_rate', name) / 10:.3g}" + (" --precision fp32" if config.precision != "fp32" else "")
-    return UserError(f"{what} of epoch {epoch}: training stopped, {kept(epoch - 1)}; run the same command with {calmer}")
+    calmer = f"--training.{option} {of_learner(training, 'learning_rate', name) / 10:.3g}" + (
+        " --precision fp32" if config.precision != "fp32" else ""
+    )
+    return UserError(
+        f"{what} of epoch {epoch}: training stopped, {kept(epoch - 1)}; run the same command with {calmer}"
+    )
+
 
 def kept(epoch):
     "What a stopped run has, in words."
@@ -278,7 +509,11 @@ def kept(epoch):
 
 # %% ../nbs/09_training.ipynb #b695b73b
 class Played(NamedTuple):
-    "One evaluation episode: its return, its length, and its first steps as frames (T,H,W,3), actions, rewards, ends (T,)."
+    """One evaluation episode.
+
+    Its return, its length, and its first steps as frames (T,H,W,3), actions, rewards, ends (T,).
+    """
+
     total: float
     length: int
     frames: np.ndarray
@@ -286,8 +521,10 @@ class Played(NamedTuple):
     rewards: np.ndarray
     ends: np.ndarray
 
+
 class _Table:
     "One game of an evaluation and what was seen of it."
+
     def __init__(self, env, keep):
         self.env, self.keep, self.steps, self.total, self.over = env, keep, [], 0.0, True
 
@@ -297,8 +534,13 @@ class _Table:
 
     def play(self, action, state):
         frame, reward, terminated, truncated, _ = self.env.step(action)
-        self.over, self.total, self.length = terminated or truncated, self.total + float(reward), self.length + 1
-        if self.length <= self.keep: self.steps.append((self.frame, action, reward, terminated))
+        self.over, self.total, self.length = (
+            terminated or truncated,
+            self.total + float(reward),
+            self.length + 1,
+        )
+        if self.length <= self.keep:
+            self.steps.append((self.frame, action, reward, terminated))
         self.frame, self.state = np.array(frame), state
 
     def played(self):
@@ -307,11 +549,26 @@ class _Table:
 
 # %% ../nbs/09_training.ipynb #db17baf3
 @torch.no_grad()
-def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, keep=0, device="cpu", threads=None, done=None, tell=None):
-    """Play `episodes` whole episodes in environments from `make()`, `parallel` at a time, keeping the first `keep` steps of each.
+def evaluate_policy(
+    agent,
+    make,
+    episodes,
+    seed,
+    temperature=0.5,
+    parallel=16,
+    keep=0,
+    device="cpu",
+    threads=None,
+    done=None,
+    tell=None,
+):
+    """Play `episodes` whole episodes in environments from `make()`, `parallel` at a time, keeping
+    the first `keep` steps of each.
 
-    `threads` threads step them; by default 4 for the Atari emulator, which may run beside itself, and 1 for all others, which may not.
-    Returns a list of Played in the order of their seeds. `done`, a dict {number: Played}, holds episodes that were played before; it
+    `threads` threads step them; by default 4 for the Atari emulator, which may run beside itself,
+    and 1 for all others, which may not.
+    Returns a list of Played in the order of their seeds. `done`, a dict {number: Played}, holds
+    episodes that were played before; it
     is filled as episodes end, and tell(done) hears of each round that ended some.
     """
     done = {} if done is None else done
@@ -322,22 +579,37 @@ def evaluate_policy(agent, make, episodes, seed, temperature=0.5, parallel=16, k
         with ThreadPoolExecutor(threads or _threads_for(tables)) as pool:
             while len(done) < episodes:
                 for table in tables:
-                    if table.over and left: table.start(left[0], derive_seed(seed, "evaluate", left.pop(0)), agent.actor_critic.initial_state(1, device))
-                ended = _play_round(agent, [table for table in tables if not table.over], draw, temperature, pool)
+                    if table.over and left:
+                        table.start(
+                            left[0],
+                            derive_seed(seed, "evaluate", left.pop(0)),
+                            agent.actor_critic.initial_state(1, device),
+                        )
+                ended = _play_round(
+                    agent, [table for table in tables if not table.over], draw, temperature, pool
+                )
                 done |= {table.number: table.played() for table in ended}
-                if ended and tell: tell(done)
+                if ended and tell:
+                    tell(done)
     finally:
-        for table in tables: table.env.close()
+        for table in tables:
+            table.env.close()
     return [done[number] for number in range(episodes)]
+
 
 def _threads_for(tables):
     "How many threads may step the environments of some tables at once."
-    return 4 if all(hasattr(getattr(table.env, "unwrapped", None), "ale") for table in tables) else 1
+    return (
+        4 if all(hasattr(getattr(table.env, "unwrapped", None), "ale") for table in tables) else 1
+    )
+
 
 def _play_round(agent, playing, draw, temperature, pool):
     "One step of every table; returns those whose game ended."
     state = tuple(map(torch.cat, zip(*(table.state for table in playing))))
-    actions, state = agent.act(to_frames([table.frame for table in playing], draw.device), state, draw, temperature)
+    actions, state = agent.act(
+        to_frames([table.frame for table in playing], draw.device), state, draw, temperature
+    )
     list(pool.map(_Table.play, playing, actions.tolist(), zip(*(part.split(1) for part in state))))
     return [table for table in playing if table.over]
 
@@ -345,14 +617,25 @@ def _play_round(agent, playing, draw, temperature, pool):
 def collect_epoch(trainer):
     "Collect this epoch's experience, write it to the run folder, and return its metrics."
     config, epoch = trainer.config.training, trainer.epoch
-    recording = collect(trainer.collector, trainer.agent, config.collect_steps, trainer.config.actor_critic.burn_in,
-                        generator(trainer.config.seed, "collect", epoch, device=trainer.device), config.temperature, config.epsilon)
+    recording = collect(
+        trainer.collector,
+        trainer.agent,
+        config.collect_steps,
+        trainer.config.actor_critic.burn_in,
+        generator(trainer.config.seed, "collect", epoch, device=trainer.device),
+        config.temperature,
+        config.epsilon,
+    )
     frames = trainer.config.replay.storage == "frames" or trainer.replays is False
-    if not frames: recording = dataclasses.replace(recording, digest=frames_digest(recording.frames))
+    if not frames:
+        recording = dataclasses.replace(recording, digest=frames_digest(recording.frames))
     save_recording(experience_path(trainer.run_dir, epoch), recording, frames)
-    finished, trainer.collector.open_return = finished_returns(recording, trainer.collector.open_return)
+    finished, trainer.collector.open_return = finished_returns(
+        recording, trainer.collector.open_return
+    )
     metrics = {"reward": float(recording.rewards.sum()), "episodes": len(finished)}
     return metrics | ({"return": float(np.mean(finished))} if finished else {})
+
 
 def experience_path(run_dir, epoch):
     "Where the experience of an epoch lies."
@@ -367,32 +650,49 @@ def update_epoch(trainer, name):
     learner.train()
     history = []
     for update in range(of_learner(trainer.config.training, "updates", name)):
-        if name == "tokenizer": revive(trainer, update, draw)
+        if name == "tokenizer":
+            revive(trainer, update, draw)
         history.append(update_once(trainer, name, draw))
         trainer.tell("on_update", trainer, name, update + 1)
     learner.eval()
     return check_finite(trainer.config, name, trainer.epoch, history)
 
+
 def revive(trainer, update, draw):
-    "Every few updates, if the run asks for it, move unused codes to where frames need them (chapter 04)."
+    """Every few updates, if the run asks for it, move unused codes to where frames need them
+    (chapter 04).
+    """
     every = trainer.config.training.revive_every
-    if every and update % every == 0: trainer.agent.tokenizer.revive(to_float(trainer.batch("tokenizer", 4, draw).frames.flatten(0, 1)), draw.device)
+    if every and update % every == 0:
+        trainer.agent.tokenizer.revive(
+            to_float(trainer.batch("tokenizer", 4, draw).frames.flatten(0, 1)), draw.device
+        )
+
 
 def update_once(trainer, name, draw):
-    "One optimiser step of one learner: gradients of `accumulate` parts of a batch, clipped; returns its detached losses."
+    """One optimiser step of one learner: gradients of `accumulate` parts of a batch, clipped.
+
+    Returns its detached losses.
+    """
     learner, config, total = getattr(trainer.agent, name), trainer.config.training, {}
     optimizer, scaler = trainer.optimizers[name], trainer.scalers[name]
     optimizer.zero_grad(set_to_none=True)
     for _ in range(config.accumulate):
-        with autocast(trainer): losses = LOSSES[name](trainer, draw)
+        with autocast(trainer):
+            losses = LOSSES[name](trainer, draw)
         scaler.scale(sum(losses.values()) / config.accumulate).backward()
-        total = {key: total.get(key, 0) + loss.detach() / config.accumulate for key, loss in losses.items()}
+        total = {
+            key: total.get(key, 0) + loss.detach() / config.accumulate
+            for key, loss in losses.items()
+        }
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(learner.parameters(), config.max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
-    if name == "tokenizer": trainer.forget()
+    if name == "tokenizer":
+        trainer.forget()
     return total
+
 
 def autocast(trainer):
     "Mixed precision around the losses if the run asks for it."
@@ -401,88 +701,187 @@ def autocast(trainer):
 
 # %% ../nbs/09_training.ipynb #4f23a115
 def evaluate_epoch(trainer):
-    "The metrics of `evaluate_agent`, or without a game of `evaluate_recorded`, for the trainer's agent as it is now, and the epoch of its weights."
+    """The metrics of `evaluate_agent`, or without a game of `evaluate_recorded`, for the trainer's
+    agent as it is now, and the epoch of its weights.
+    """
     agent, config, epoch, run_dir = trainer.agent, trainer.config, trainer.epoch, trainer.run_dir
-    if config.data: return evaluate_recorded(agent, config, epoch, trainer.collector.held_out, run_dir) | {"weights": epoch}
+    if config.data:
+        return evaluate_recorded(agent, config, epoch, trainer.collector.held_out, run_dir) | {
+            "weights": epoch
+        }
     return evaluate_agent(agent, config, epoch, trainer.device, run_dir) | {"weights": epoch}
 
+
 def evaluate_agent(agent, config, epoch, device, run_dir=None):
-    "Play evaluation episodes; returns of the policy, losses on the frames it saw, use of the codebook; a run folder gets a picture of them."
-    played = evaluate_policy(agent, lambda: make_environment(config), config.training.evaluate_episodes,
-                             derive_seed(config.seed, "evaluate", epoch), config.training.evaluate_temperature, keep=500, device=device)
+    """Play evaluation episodes.
+
+    Returns of the policy, losses on the frames it saw, use of the codebook; a run folder gets a
+    picture of them.
+    """
+    played = evaluate_policy(
+        agent,
+        lambda: make_environment(config),
+        config.training.evaluate_episodes,
+        derive_seed(config.seed, "evaluate", epoch),
+        config.training.evaluate_temperature,
+        keep=500,
+        device=device,
+    )
     totals = np.array([episode.total for episode in played])
-    metrics = {"return": float(totals.mean()), "return_std": float(totals.std()), "episodes": len(played), "length": float(np.mean([e.length for e in played]))}
+    metrics = {
+        "return": float(totals.mean()),
+        "return_std": float(totals.std()),
+        "episodes": len(played),
+        "length": float(np.mean([e.length for e in played])),
+    }
     replay = replay_of(played, config, device)
-    if run_dir: write_picture(agent, config, epoch, replay, run_dir)
+    if run_dir:
+        write_picture(agent, config, epoch, replay, run_dir)
     return metrics | held_out(agent, config, epoch, replay)
 
+
 def evaluate_recorded(agent, config, epoch, replay, run_dir):
-    "The same of held-out recordings (appendix A19), which nobody plays on: losses, use of the codebook, and the share of tokens that are wrong k steps into the dream."
+    """The same of held-out recordings (appendix A19), which nobody plays on.
+
+    Losses, use of the codebook, and the share of tokens that are wrong k steps into the dream.
+    """
     write_picture(agent, config, epoch, replay, run_dir)
     metrics = held_out(agent, config, epoch, replay)
-    if not has_started(config, "world_model", epoch): return metrics
-    recorded_error = resolve("iris_edu.evaluation:recorded_error")  # chapter 10 builds on this one, so it is found by its name
-    errors = recorded_error(build_dream(agent, config), replay, derive_seed(config.seed, "evaluate", epoch), config.training.world_model_batch)["token_error"]
+    if not has_started(config, "world_model", epoch):
+        return metrics
+    # chapter 10 builds on this one, so it is found by its name
+    recorded_error = resolve("iris_edu.evaluation:recorded_error")
+    errors = recorded_error(
+        build_dream(agent, config),
+        replay,
+        derive_seed(config.seed, "evaluate", epoch),
+        config.training.world_model_batch,
+    )["token_error"]
     shown = {"token_error": errors["world model"], "copy_error": errors["copy"]}
-    return metrics | {f"{name}_{k}": float(values[k - 1]) for name, values in shown.items() for k in (1, 2, 5, 10) if k <= len(values) and np.isfinite(values[k - 1])}
+    return metrics | {
+        f"{name}_{k}": float(values[k - 1])
+        for name, values in shown.items()
+        for k in (1, 2, 5, 10)
+        if k <= len(values) and np.isfinite(values[k - 1])
+    }
+
 
 @torch.no_grad()
 def held_out(agent, config, epoch, replay):
-    "Losses of tokenizer and world model, and codebook use, on a replay of evaluation episodes; only of learners that have started."
+    """Losses of tokenizer and world model, and codebook use, on a replay of evaluation episodes.
+
+    Only of learners that have started.
+    """
     draw = generator(config.seed, "held-out", epoch)
     frames = to_float(replay.sample(config.training.tokenizer_batch, 1, draw).frames[:, 0])
-    batch, metrics = replay.sample(config.training.world_model_batch, config.world_model.steps, draw), {}
+    batch, metrics = (
+        replay.sample(config.training.world_model_batch, config.world_model.steps, draw),
+        {},
+    )
     if has_started(config, "tokenizer", epoch):
         used = codebook_usage(agent.tokenizer.encode(frames), agent.tokenizer.vocabulary)
-        metrics = agent.tokenizer.loss(frames) | {f"codebook_{key}": value for key, value in used.items()}
+        metrics = agent.tokenizer.loss(frames) | {
+            f"codebook_{key}": value for key, value in used.items()
+        }
     if has_started(config, "world_model", epoch):
-        metrics |= agent.world_model.loss(agent.tokenizer.encode(to_float(batch.frames)), batch.actions, batch.rewards, batch.ends, batch.mask)
+        metrics |= agent.world_model.loss(
+            agent.tokenizer.encode(to_float(batch.frames)),
+            batch.actions,
+            batch.rewards,
+            batch.ends,
+            batch.mask,
+        )
     return {key: float(value) for key, value in metrics.items()}
+
 
 def has_started(config, name, epoch):
     "Whether a learner trains in an epoch (Table 5: start after epochs)."
     return epoch > getattr(config.training, f"{name}_after")
+
 
 def learns(config, name, epoch):
     "Whether a learner takes updates in an epoch; only the tokenizer may stop early."
     last = config.training.tokenizer_until if name == "tokenizer" else 0
     return has_started(config, name, epoch) and (not last or epoch <= last)
 
+
 def replay_of(played, config, device="cpu"):
     "A replay that holds the kept steps of evaluation episodes."
-    replay = Replay(dataclasses.replace(config.replay, capacity=sum(len(e.actions) for e in played)), config.env.size, device)
+    replay = Replay(
+        dataclasses.replace(config.replay, capacity=sum(len(e.actions) for e in played)),
+        config.env.size,
+        device,
+    )
     for episode in played:
         last = len(episode.actions) - 1
-        for t, step in enumerate(zip(episode.frames, episode.actions, episode.rewards, episode.ends)):
+        for t, step in enumerate(
+            zip(episode.frames, episode.actions, episode.rewards, episode.ends)
+        ):
             replay.add(*step, truncated=t == last and not episode.ends[t])
     return replay
 
 # %% ../nbs/09_training.ipynb #851afe50
 @torch.no_grad()
 def reenact(dream, frames, actions, draw):
-    "Reconstruction and dream, each (B,T,3,H,W), of real frames (B,T,3,H,W) under their true actions (B,T) (Figure 3)."
+    """Reconstruction and dream, each (B,T,3,H,W), of real frames (B,T,3,H,W) under their true
+    actions (B,T) (Figure 3).
+    """
     state, dreamt = dream.begin(frames[:, 0]), []
     for t in range(frames.shape[1]):
         dreamt.append(state.frames)
-        if t + 1 < frames.shape[1]: state, _, _ = dream.step(state, actions[:, t], draw)
+        if t + 1 < frames.shape[1]:
+            state, _, _ = dream.step(state, actions[:, t], draw)
     return dream.tokenizer.reconstruct(frames), torch.stack(dreamt, 1)
 
+
 def write_picture(agent, config, epoch, replay, run_dir):
-    "Write pictures/epoch_NNNN.png into a run folder: rows of reality, reconstruction and dream under the same actions, from a replay."
+    """Write pictures/epoch_NNNN.png into a run folder.
+
+    Rows of reality, reconstruction and dream under the same actions, from a replay.
+    """
     draw = make_draws(config.seed, "pictures", epoch, device=replay.frames.device)
     batch = replay.sample(1, config.world_model.steps, draw.host)
     real = to_float(batch.frames)
-    rows = [real[0], *(row[0] for row in reenact(build_dream(agent, config), real, batch.actions, draw.device))]
-    atomic_write(Path(run_dir) / "pictures" / f"epoch_{epoch:04d}.png", lambda file: plots.strip(rows).save(file, format="PNG"))
+    rows = [
+        real[0],
+        *(row[0] for row in reenact(build_dream(agent, config), real, batch.actions, draw.device)),
+    ]
+    atomic_write(
+        Path(run_dir) / "pictures" / f"epoch_{epoch:04d}.png",
+        lambda file: plots.strip(rows).save(file, format="PNG"),
+    )
 
 # %% ../nbs/09_training.ipynb #42d37e06
 _CHILD = "import sys; sys.path = [folder for folder in sys.path if folder]; from iris_edu.training import {0}; {0}(*sys.argv[1:])"
 
+
 def second_process(trainer, function, *words):
-    "A process that calls function(run_dir, *words, *modules) of this module, where the modules are those whose code the run may execute."
-    command = [sys.executable, "-c", _CHILD.format(function), str(trainer.run_dir), *map(str, words), *foreign_modules(trainer.config)]
-    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(command, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+    """A process that calls function(run_dir, *words, *modules) of this module, where the modules
+    are those whose code the run may execute.
+    """
+    command = [
+        sys.executable,
+        "-c",
+        _CHILD.format(function),
+        str(trainer.run_dir),
+        *map(str, words),
+        *foreign_modules(trainer.config),
+    ]
+    surroundings = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    return subprocess.Popen(
+        command,
+        env=surroundings,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
 
 def _last_line(process):
     "The last line that a second process said, once it has ended."
@@ -490,40 +889,69 @@ def _last_line(process):
     process.wait()
     return last
 
+
 @contextmanager
 def background_evaluation(trainer):
-    "Evaluate the agent that enters the epoch, the one in the checkpoint, in a second process; yields a function that waits for the metrics."
+    """Evaluate the agent that enters the epoch, the one in the checkpoint, in a second process.
+
+    Yields a function that waits for the metrics.
+    """
     with second_process(trainer, "evaluate_checkpoint", trainer.epoch, trainer.device) as process:
-        try: yield lambda: _metrics_of(process, trainer.epoch)
-        finally: process.kill()
+        try:
+            yield lambda: _metrics_of(process, trainer.epoch)
+        finally:
+            process.kill()
+
 
 def _metrics_of(process, epoch):
     "The metrics that the second process printed; UserError if it failed."
     last = _last_line(process)
     if process.returncode:
-        raise UserError(f"the evaluation of epoch {epoch} in the background failed ({last}): {kept(epoch - 1)}; "
-                        "mend that, or add --training.no-evaluate-in-background, and run the same command again")
+        raise UserError(
+            f"the evaluation of epoch {epoch} in the background failed ({last}): {kept(epoch - 1)}; "
+            "mend that, or add --training.no-evaluate-in-background, and run the same command again"
+        )
     return json.loads(last) | {"weights": epoch - 1}
 
+
 def evaluate_checkpoint(run_dir, epoch, device, *trust):
-    "What the second process does: play, and print the metrics as its last line. It ends when the first process does; `trust` are the modules whose code the first one runs."
+    """What the second process does: play, and print the metrics as its last line.
+
+    It ends when the first process does; `trust` are the modules whose code the first one runs.
+    """
     end_with_parent()
     try:
         config, agent = load_run(run_dir, device, untrained=True, trust=trust)
         set_precision(config.precision)
         print(json.dumps(evaluate_agent(agent, config, int(epoch), pick_device(device), run_dir)))
-    except UserError as error: sys.exit(str(error))
+    except UserError as error:
+        sys.exit(str(error))
+
 
 def try_background(trainer):
-    "Whether evaluations are played in the background: if the run asks for it, and a second process can make its parts, which is tried when any is from outside the course."
+    """Whether evaluations are played in the background.
+
+    If the run asks for it, and a second process can make its parts, which is tried when any is from
+    outside the course.
+    """
     config = trainer.config
-    if config.data or not (config.training.evaluate_in_background and config.training.evaluate_every): return False
-    if not foreign_modules(config) and is_ours(config.env.game): return True
+    if config.data or not (
+        config.training.evaluate_in_background and config.training.evaluate_every
+    ):
+        return False
+    if not foreign_modules(config) and is_ours(config.env.game):
+        return True
     with second_process(trainer, "make_parts", trainer.collector.actions) as process:
-        try: last = _last_line(process)
-        finally: process.kill()
-    if process.returncode: say(f"a second process cannot make the parts of this run ({last.rstrip(chr(46))}): evaluations are played in this process, while learning waits")
+        try:
+            last = _last_line(process)
+        finally:
+            process.kill()
+    if process.returncode:
+        say(
+            f"a second process cannot make the parts of this run ({last.rstrip(chr(46))}): evaluations are played in this process, while learning waits"
+        )
     return process.returncode == 0
+
 
 def make_parts(run_dir, actions, *trust):
     "What the second process does to try a run: make its agent, its dream and its environment."
@@ -532,77 +960,156 @@ def make_parts(run_dir, actions, *trust):
         config = read_run(run_dir, trust).config
         build_dream(build_agent(config, int(actions)), config)
         make_environment(config).reset(seed=0)
-    except UserError as error: sys.exit(str(error))
+    except UserError as error:
+        sys.exit(str(error))
 
 # %% ../nbs/09_training.ipynb #c0859640
 def save(trainer):
-    "Write the checkpoint of the epoch just finished: weights, optimisers, epoch, configuration; UserError if a number in it is not finite."
+    """Write the checkpoint of the epoch just finished: weights, optimisers, epoch, configuration.
+
+    UserError if a number in it is not finite.
+    """
     tensors = {f"agent.{name}": tensor for name, tensor in trainer.agent.state_dict().items()}
-    for name, optimizer in trainer.optimizers.items(): tensors |= flatten_optimizer(optimizer, f"optimizer.{name}")
+    for name, optimizer in trainer.optimizers.items():
+        tensors |= flatten_optimizer(optimizer, f"optimizer.{name}")
     broken = not_finite(tensors)
-    if broken: raise diverged(trainer.config, broken.split(".")[1], trainer.epoch, f"{broken} holds numbers that are not finite at the end")
+    if broken:
+        raise diverged(
+            trainer.config,
+            broken.split(".")[1],
+            trainer.epoch,
+            f"{broken} holds numbers that are not finite at the end",
+        )
     scales = {name: scaler.state_dict() for name, scaler in trainer.scalers.items()}
-    optimized = {name: len(optimizer.state_dict()["state"]) for name, optimizer in trainer.optimizers.items()}
-    save_checkpoint(trainer.run_dir, tensors, Header(trainer.config, trainer.collector.actions, epoch=trainer.epoch, scales=scales, optimized=optimized, versions=trainer.versions))
+    optimized = {
+        name: len(optimizer.state_dict()["state"]) for name, optimizer in trainer.optimizers.items()
+    }
+    save_checkpoint(
+        trainer.run_dir,
+        tensors,
+        Header(
+            trainer.config,
+            trainer.collector.actions,
+            epoch=trainer.epoch,
+            scales=scales,
+            optimized=optimized,
+            versions=trainer.versions,
+        ),
+    )
+
 
 def resume(trainer, leave_out=(), trust=()):
-    "Bring a new trainer to where the run folder's last checkpoint stands, and note what changed; recordings of the epochs in `leave_out` are not asked for any more."
+    """Bring a new trainer to where the run folder's last checkpoint stands, and note what changed.
+
+    Recordings of the epochs in `leave_out` are not asked for any more.
+    """
     run_dir = trainer.run_dir
     run, (tensors, header) = read_run(run_dir, trust), load_checkpoint(run_dir, trust)
     check_same(run, header, run_dir)
     check_data(run, trainer)
     actions = trainer.collector.actions
-    if header.actions not in (None, actions): raise UserError(f"the checkpoint in {run_dir} is of a game with {header.actions} actions, and this one has {actions}: use the game it was trained on")
+    if header.actions not in (None, actions):
+        raise UserError(
+            f"the checkpoint in {run_dir} is of a game with {header.actions} actions, and this one has {actions}: use the game it was trained on"
+        )
     load_weights(trainer.agent, tensors, "agent", run_dir)
-    for name, optimizer in trainer.optimizers.items(): restore_optimizer(optimizer, tensors, f"optimizer.{name}", run_dir)
+    for name, optimizer in trainer.optimizers.items():
+        restore_optimizer(optimizer, tensors, f"optimizer.{name}", run_dir)
     check_optimizers(trainer, header)
-    for name, scale in header.scales.items(): restore_scale(trainer.scalers[name], scale, run_dir)
+    for name, scale in header.scales.items():
+        restore_scale(trainer.scalers[name], scale, run_dir)
     trainer.epoch = header.epoch
     run = with_changes(run, trainer, leave_out)
     trainer.replays = run.replays
-    if not trainer.config.data: restore_collector(trainer.collector, recordings(trainer, run.left_out), run.replays)
+    if not trainer.config.data:
+        restore_collector(trainer.collector, recordings(trainer, run.left_out), run.replays)
     trim_metrics(run_dir, trainer.epoch)
     write_run(run_dir, run)
 
+
 def check_data(run, trainer):
     "UserError if a run began with other recordings than a trainer has, or with a game."
-    if run.data == data_sum(trainer): return
-    began = f"the recordings that {run.config.data} held" if run.data else "a game, not with recordings"
-    raise UserError(f"{trainer.run_dir} began with {began}: " + ("give a folder with the same content as --data, or another --run-dir" if run.data else "leave --data out, or give another --run-dir"))
+    if run.data == data_sum(trainer):
+        return
+    began = (
+        f"the recordings that {run.config.data} held" if run.data else "a game, not with recordings"
+    )
+    raise UserError(
+        f"{trainer.run_dir} began with {began}: "
+        + (
+            "give a folder with the same content as --data, or another --run-dir"
+            if run.data
+            else "leave --data out, or give another --run-dir"
+        )
+    )
+
 
 def data_sum(trainer):
     "The sum of the recordings that a trainer learns from; empty if it plays a game."
     return trainer.collector.dataset.sum if trainer.config.data else ""
 
+
 def check_optimizers(trainer, header):
-    "UserError if an optimiser remembers less than it did when the checkpoint was written; format 1 does not say how much, and all of ours remember everything."
+    """UserError if an optimiser remembers less than it did when the checkpoint was written.
+
+    Format 1 does not say how much, and all of ours remember everything.
+    """
     for name, optimizer in trainer.optimizers.items():
-        started = has_started(trainer.config, name, header.epoch) and not foreign_modules(trainer.config)
-        wanted = header.optimized.get(name, parameters_of(optimizer) if started and header.version == 1 else None)
-        if wanted not in (None, len(optimizer.state_dict()["state"])): raise UserError(f"the checkpoint in {trainer.run_dir} is not complete, the optimiser of the {name} has lost something: restore it from a copy")
+        started = has_started(trainer.config, name, header.epoch) and not foreign_modules(
+            trainer.config
+        )
+        wanted = header.optimized.get(
+            name, parameters_of(optimizer) if started and header.version == 1 else None
+        )
+        if wanted not in (None, len(optimizer.state_dict()["state"])):
+            raise UserError(
+                f"the checkpoint in {trainer.run_dir} is not complete, the optimiser of the {name} has lost something: restore it from a copy"
+            )
+
 
 def parameters_of(optimizer):
     "How many parameters an optimiser has."
     return sum(len(group["params"]) for group in optimizer.param_groups)
 
+
 def restore_scale(scaler, scale, source):
     "Put the state of a gradient scaler back, if both the checkpoint and the run have one."
     wanted = scaler.state_dict()
-    if not (scale and wanted): return
-    if scale.keys() != wanted.keys() or not scale["scale"] > 0: raise UserError(f"the checkpoint in {source} is damaged (its gradient scales are {scale}): restore it from a copy")
+    if not (scale and wanted):
+        return
+    if scale.keys() != wanted.keys() or not scale["scale"] > 0:
+        raise UserError(
+            f"the checkpoint in {source} is damaged (its gradient scales are {scale}): restore it from a copy"
+        )
     scaler.load_state_dict(scale | {"_growth_tracker": int(scale["_growth_tracker"])})
 
+
 def with_changes(run, trainer, leave_out=()):
-    "What a run folder says about itself after the changes of a trainer's configuration, of versions, and of recordings left out."
-    found = changes(run.config, trainer.config, trainer.epoch, str(trainer.run_dir))
-    found |= {f"versions.{name}": (run.versions[name], trainer.versions[name]) for name in ("torch", "gymnasium", "ale-py")
-              if name in run.versions and run.versions[name] != trainer.versions[name]}
-    found |= {"leave_out": (None, epoch) for epoch in leave_out if epoch not in run.left_out}
-    return RunFile(trainer.config, actions=trainer.collector.actions, versions=trainer.versions, replays=run.replays, data=run.data, left_out=tuple(sorted({*run.left_out, *leave_out})),
-                   changes=(*run.changes, *(Change(trainer.epoch, option, *values) for option, values in found.items())))
+    """What a run folder says about itself after the changes of a trainer's configuration, of
+    versions, and of recordings left out.
+    """
+    changed = changes(run.config, trainer.config, trainer.epoch, str(trainer.run_dir))
+    found = [(option, *values) for option, values in changed.items()]
+    for name in ("torch", "gymnasium", "ale-py"):
+        if name in run.versions and run.versions[name] != trainer.versions[name]:
+            found.append((f"versions.{name}", run.versions[name], trainer.versions[name]))
+    found += [("leave_out", None, epoch) for epoch in leave_out if epoch not in run.left_out]
+    return RunFile(
+        trainer.config,
+        actions=trainer.collector.actions,
+        versions=trainer.versions,
+        replays=run.replays,
+        data=run.data,
+        left_out=tuple(sorted({*run.left_out, *leave_out})),
+        changes=(*run.changes, *(Change(trainer.epoch, *change) for change in found)),
+    )
+
 
 def recordings(trainer, left_out=()):
-    "The recordings of a run folder up to the trainer's epoch, one at a time; Lost for epochs that are left out; UserError for one that is damaged or of another game."
+    """The recordings of a run folder up to the trainer's epoch, one at a time.
+
+    Lost for epochs that are left out; UserError for one that is damaged or of another game.
+    """
     training, shape = trainer.config.training, tuple(trainer.replay.frames.shape[1:])
     for epoch in range(1, min(trainer.epoch, training.collect_epochs) + 1):
         if epoch in left_out:
@@ -612,15 +1119,25 @@ def recordings(trainer, left_out=()):
         mend = f"restore it from a copy, or go on without its {training.collect_steps} steps: run the same command with --leave-out {epoch}"
         recording = load_recording(path, mend)
         held = None if recording.frames is None else recording.frames.shape[1:]
-        fits = len(recording) == training.collect_steps and recording.actions.max() < trainer.collector.actions
+        fits = (
+            len(recording) == training.collect_steps
+            and recording.actions.max() < trainer.collector.actions
+        )
         allowed = (shape,) if trainer.config.replay.storage == "frames" else (shape, None)
         if not fits or held not in allowed:
-            raise UserError(f"{path} is not the recording of this epoch ({len(recording)} steps, frames {held}): {mend}")
+            raise UserError(
+                f"{path} is not the recording of this epoch ({len(recording)} steps, frames {held}): {mend}"
+            )
         yield recording
 
 # %% ../nbs/09_training.ipynb #b8eeefe6
 class Workshop:
-    "All that a run holds: its configuration and folder, the replay and who fills it, the agent and its dream, optimisers, what is kept, callbacks."
+    """All that a run holds.
+
+    Its configuration and folder, the replay and who fills it, the agent and its dream, optimisers,
+    what is kept, callbacks.
+    """
+
     def __init__(self, config, run_dir, callbacks=()):
         self.config, self.run_dir, self.epoch = config, Path(run_dir), 0
         self.replays, self.in_background = None, config.training.evaluate_in_background
@@ -633,11 +1150,26 @@ class Workshop:
         self.agent = build_agent(config, self.collector.actions).to(self.device).eval()
         self.dream = build_dream(self.agent, config)
         self.optimizers = build_optimizers(self.agent, config.training)
-        self.scalers = {name: torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16") for name in LEARNERS}
-        self.tokens, self.reconstructions = frozen_views(self.replay, self.agent.tokenizer, config.training.cache_gigabytes, 2 if config.precision in ("bf16", "fp16") else 4)
-        self.perceptual = None if config.parts.perceptual_loss == "none" else part("perceptual_loss")(config.tokenizer).to(self.device)
+        self.scalers = {
+            name: torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+            for name in LEARNERS
+        }
+        self.tokens, self.reconstructions = frozen_views(
+            self.replay,
+            self.agent.tokenizer,
+            config.training.cache_gigabytes,
+            2 if config.precision in ("bf16", "fp16") else 4,
+        )
+        self.perceptual = (
+            None
+            if config.parts.perceptual_loss == "none"
+            else part("perceptual_loss")(config.tokenizer).to(self.device)
+        )
         self.execution = make_execution(self)
-        self.callbacks = [make(self.run_dir, config) for make in (*callbacks, *map(callback_maker, config.parts.callbacks))]
+        self.callbacks = [
+            make(self.run_dir, config)
+            for make in (*callbacks, *map(callback_maker, config.parts.callbacks))
+        ]
 
     def batch(self, name, length, draw, anchor="start"):
         "A batch of segments for one learner, of its batch size."
@@ -646,47 +1178,84 @@ class Workshop:
 
     def forget(self):
         "Forget what the tokenizer made of the replay, because one of them changed."
-        for view in (self.tokens, self.reconstructions): view.forget()
+        for view in (self.tokens, self.reconstructions):
+            view.forget()
 
     def tell(self, event, *args):
         "Call an event of every callback that has it."
-        for callback in self.callbacks: getattr(callback, event, lambda *args: None)(*args)
+        for callback in self.callbacks:
+            getattr(callback, event, lambda *args: None)(*args)
 
 # %% ../nbs/09_training.ipynb #426a367b
 def make_collector(config, replay):
-    "What fills a replay: a Collector with the game of a configuration, or the recordings of the folder that it names (appendix A19)."
-    if config.data: return Recorded(config.data, replay, config.env.size)
+    """What fills a replay.
+
+    A Collector with the game of a configuration, or the recordings of the folder that it names
+    (appendix A19).
+    """
+    if config.data:
+        return Recorded(config.data, replay, config.env.size)
     return Collector(make_environment(config, train=True), replay, config.seed)
+
 
 def make_execution(trainer):
     "The execution plan that a trainer's configuration names; UserError unless it can imagine."
-    config = dataclasses.replace(trainer.config, execution=pick_execution(trainer.config.execution, trainer.device))
+    config = dataclasses.replace(
+        trainer.config, execution=pick_execution(trainer.config.execution, trainer.device)
+    )
     plan = maker(config, "execution")(trainer)
-    if not hasattr(plan, "imagine"): raise UserError(f"execution = {config.execution!r} made a {type(plan).__name__}, which has no method imagine: name a plan as chapter 11 describes it")
+    if not hasattr(plan, "imagine"):
+        raise UserError(
+            f"execution = {config.execution!r} made a {type(plan).__name__}, which has no method imagine: name a plan as chapter 11 describes it"
+        )
     return plan
+
 
 EVENTS = ("on_start", "on_update", "on_epoch_end", "on_finish")
 
+
 def callback_maker(path):
-    "What makes the callback of an import path, under guard; UserError if what it makes listens to nothing."
-    make, what = guarded(resolve(path), f"parts.callbacks = {path!r}"), f"parts.callbacks = {path!r}"
+    """What makes the callback of an import path, under guard.
+
+    UserError if what it makes listens to nothing.
+    """
+    make, what = (
+        guarded(resolve(path), f"parts.callbacks = {path!r}"),
+        f"parts.callbacks = {path!r}",
+    )
+
     def made(run_dir, config):
         callback = make(run_dir, config)
-        if not any(hasattr(callback, event) for event in EVENTS): raise UserError(f"{what} made a {type(callback).__name__}, which has none of {', '.join(EVENTS)}: name a class that has")
+        if not any(hasattr(callback, event) for event in EVENTS):
+            raise UserError(
+                f"{what} made a {type(callback).__name__}, which has none of {', '.join(EVENTS)}: name a class that has"
+            )
         return callback
+
     return made
+
 
 def resolve_returns(config):
     "The function that makes the targets of the value; UserError if its name is none of a function."
     estimator = maker(config, "return_estimator")
-    if not callable(estimator): raise UserError(f"parts.return_estimator = {config.parts.return_estimator!r} is no function: name one")
+    if not callable(estimator):
+        raise UserError(
+            f"parts.return_estimator = {config.parts.return_estimator!r} is no function: name one"
+        )
     return estimator
 
 # %% ../nbs/09_training.ipynb #f1420aec
 class Trainer(Workshop):
-    "Algorithm 1 on the schedule of Table 5; its run folder holds all it needs to go on where it stopped."
+    """Algorithm 1 on the schedule of Table 5.
+
+    Its run folder holds all it needs to go on where it stopped.
+    """
+
     def run(self, max_epochs=None):
-        "Train to the end of the schedule, or to epoch `max_epochs`; every epoch ends in a checkpoint."
+        """Train to the end of the schedule, or to epoch `max_epochs`.
+
+        Every epoch ends in a checkpoint.
+        """
         last = min(self.config.training.epochs, max_epochs or self.config.training.epochs)
         self.tell("on_start", self)
         while self.epoch < last:
@@ -698,146 +1267,254 @@ class Trainer(Workshop):
         self.tell("on_finish", self)
 
     def epoch_record(self):
-        "One epoch: collect, update each learner that has started, evaluate now and then; returns its metrics."
+        """One epoch: collect, update each learner that has started, evaluate now and then.
+
+        Returns its metrics.
+        """
         record, config = {"epoch": self.epoch}, self.config.training
         self.forget()
         last = self.epoch == config.epochs
         due = config.evaluate_every and (last or self.epoch % config.evaluate_every == 0)
-        beside = due and self.in_background and not last  # the last evaluation waits for the final weights
-        with background_evaluation(self) if beside else nullcontext(lambda: evaluate_epoch(self)) as evaluate:
-            if self.epoch <= config.collect_epochs and not self.config.data: record |= timed("collect", collect_epoch, self)
+        # the last evaluation waits for the final weights
+        beside = due and self.in_background and not last
+        with (
+            background_evaluation(self)
+            if beside
+            else nullcontext(lambda: evaluate_epoch(self)) as evaluate
+        ):
+            if self.epoch <= config.collect_epochs and not self.config.data:
+                record |= timed("collect", collect_epoch, self)
             for name in LEARNERS:
-                if learns(self.config, name, self.epoch): record |= timed(name, update_epoch, self, name)
-            if due: record |= timed("evaluate", evaluate)
-        return record | {"steps": self.replay.num_steps if self.config.data else config.collect_steps * min(self.epoch, config.collect_epochs)}
+                if learns(self.config, name, self.epoch):
+                    record |= timed(name, update_epoch, self, name)
+            if due:
+                record |= timed("evaluate", evaluate)
+        return record | {
+            "steps": self.replay.num_steps
+            if self.config.data
+            else config.collect_steps * min(self.epoch, config.collect_epochs)
+        }
 
 # %% ../nbs/09_training.ipynb #5e501e29
 def timed(name, phase, *args):
     "The metrics of `phase(*args)` under `name/`, and its seconds."
     start = time.perf_counter()
     metrics = phase(*args)
-    return {f"{name}/{key}": value for key, value in metrics.items()} | {f"{name}/seconds": round(time.perf_counter() - start, 3)}
+    return {f"{name}/{key}": value for key, value in metrics.items()} | {
+        f"{name}/seconds": round(time.perf_counter() - start, 3)
+    }
+
 
 def set_precision(precision):
-    "Let recent GPUs round the factors of products and convolutions to TF32, unless the precision is fp32; a setting of the whole process."
+    """Let recent GPUs round the factors of products and convolutions to TF32, unless the precision
+    is fp32; a setting of the whole process.
+    """
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
+
 def pick_execution(name, device):
-    "The execution plan a configuration asks for on a device: auto means captured on a GPU and plain elsewhere."
+    """The execution plan a configuration asks for on a device.
+
+    Auto means captured on a GPU and plain elsewhere.
+    """
     return ("captured" if device.type == "cuda" else "plain") if name == "auto" else name
 
 # %% ../nbs/09_training.ipynb #e5fa4742
 class Callback(Protocol):
     "Anything that watches a run; every method may be missing. Made by `cls(run_dir, config)`."
-    def on_start(self, trainer): "Before the first epoch of this process."
-    def on_update(self, trainer, name, update): "After update number `update` of learner `name`."
-    def on_epoch_end(self, trainer, epoch, record): "After an epoch, with its metrics."
-    def on_finish(self, trainer): "After the last epoch."
+
+    def on_start(self, trainer):
+        "Before the first epoch of this process."
+
+    def on_update(self, trainer, name, update):
+        "After update number `update` of learner `name`."
+
+    def on_epoch_end(self, trainer, epoch, record):
+        "After an epoch, with its metrics."
+
+    def on_finish(self, trainer):
+        "After the last epoch."
 
 # %% ../nbs/09_training.ipynb #26da4a44
 class Progress:
     "A progress bar in a terminal, and one line an epoch everywhere."
+
     def __init__(self, run_dir, config):
         self.total = config.training.epochs
 
     def on_start(self, trainer):
         from tqdm.auto import tqdm
-        self.bar = tqdm(total=self.total, initial=trainer.epoch, unit="epoch", disable=None, leave=False)
+
+        self.bar = tqdm(
+            total=self.total, initial=trainer.epoch, unit="epoch", disable=None, leave=False
+        )
 
     def on_update(self, trainer, name, update):
-        if update % 10 == 0: self.bar.set_postfix_str(f"{name} {update}/{of_learner(trainer.config.training, 'updates', name)}")
+        if update % 10 == 0:
+            self.bar.set_postfix_str(
+                f"{name} {update}/{of_learner(trainer.config.training, 'updates', name)}"
+            )
 
     def on_epoch_end(self, trainer, epoch, record):
         self.bar.update()
-        with self.bar.external_write_mode(): say(summary(record, self.total))
+        with self.bar.external_write_mode():
+            say(summary(record, self.total))
 
     def on_finish(self, trainer):
         self.bar.close()
 
+
 def summary(record, epochs):
     "One line about one epoch's record."
-    shown = {"return": "evaluate/return", "tokenizer": "tokenizer/reconstruction", "transition": "world_model/transition", "reward": "world_model/reward", "value": "actor_critic/values"}
+    shown = {
+        "return": "evaluate/return",
+        "tokenizer": "tokenizer/reconstruction",
+        "transition": "world_model/transition",
+        "reward": "world_model/reward",
+        "value": "actor_critic/values",
+    }
     numbers = [f"{label} {record[key]:.3f}" for label, key in shown.items() if key in record]
     seconds = sum(value for key, value in record.items() if key.endswith("/seconds"))
-    return "  ".join([f"epoch {record['epoch']:>3}/{epochs}", f"{record['steps']:>6} steps", *numbers, f"{seconds:.1f} s"])
+    return "  ".join(
+        [
+            f"epoch {record['epoch']:>3}/{epochs}",
+            f"{record['steps']:>6} steps",
+            *numbers,
+            f"{seconds:.1f} s",
+        ]
+    )
 
 # %% ../nbs/09_training.ipynb #f5c2bf18
 class TensorBoard:
     "Writes every metric to tensorboard/ in the run folder."
+
     def __init__(self, run_dir, config):
-        try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError: raise UserError("TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out") from None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out"
+            ) from None
         self.folder = Path(run_dir) / "tensorboard"
-        with sentences(self.folder, "was not written"): self.writer = SummaryWriter(str(self.folder))
+        with sentences(self.folder, "was not written"):
+            self.writer = SummaryWriter(str(self.folder))
 
     def on_epoch_end(self, trainer, epoch, record):
         with sentences(self.folder, "was not written"):
-            for key, value in record.items(): self.writer.add_scalar(key, value, epoch)
+            for key, value in record.items():
+                self.writer.add_scalar(key, value, epoch)
             self.writer.flush()
 
 # %% ../nbs/09_training.ipynb #2d61b95a
 def train(config, run_dir, max_epochs=None, callbacks=(Progress,), leave_out=(), trust=()):
-    """Start, resume or recognise as finished the run in `run_dir`; returns its trainer. Same configuration and folder, same final weights.
+    """Start, resume or recognise as finished the run in `run_dir`; returns its trainer. Same
+    configuration and folder, same final weights.
 
-    `leave_out` are epochs whose recordings are damaged and may be missed; `trust` are modules, besides those that `config` names, whose code a
+    `leave_out` are epochs whose recordings are damaged and may be missed; `trust` are modules,
+    besides those that `config` names, whose code a
     folder may name. UserError for everything that a user can mend, out of memory included.
     """
-    trust, run_dir = (*foreign_modules(config), *trust), Path(run_dir).absolute()  # a game may change the working directory
+    # a game may change the working directory
+    trust, run_dir = (*foreign_modules(config), *trust), Path(run_dir).absolute()
     open_run(config, run_dir, trust)
     lock, trainer = lock_run(run_dir), None
     keep_memory()
     try:
-        sweep(run_dir, "config.json", "metrics.jsonl", "checkpoint.*", "epoch_*")  # nobody else writes these while we hold the lock
+        # nobody else writes these while we hold the lock
+        sweep(run_dir, "config.json", "metrics.jsonl", "checkpoint.*", "epoch_*")
         trainer = Trainer(config, run_dir, callbacks)
-        if has_checkpoint(run_dir): resume(trainer, leave_out, trust)
+        if has_checkpoint(run_dir):
+            resume(trainer, leave_out, trust)
         else:
             trainer.replays = None if config.data else try_replay(config)
             begin(config, run_dir, trainer.collector.actions, trainer.replays, data_sum(trainer))
         trainer.in_background = try_background(trainer)
         trainer.run(max_epochs)
         return trainer
-    except KeyboardInterrupt as stop: raise type(stop)(f"{kept(saved_epoch(run_dir))}; the same command goes on") from None
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"{kept(saved_epoch(run_dir))}; the same command goes on") from None
     except Exception as error:
-        if out_of_memory(error): raise UserError(smaller(config, trainer)) from error
+        if out_of_memory(error):
+            raise UserError(smaller(config, trainer)) from error
         raise
-    finally: lock.release()
+    finally:
+        lock.release()
+
 
 def try_replay(config):
     "Whether seeds and actions rebuild the games of a run; says so if not."
     replayed = replays(lambda: make_environment(config, train=True))
-    if not replayed: say(f"{game_of(config)} does not replay, the same seed and actions gave another game: frames are stored, and a run that was stopped goes on with a new game")
+    if not replayed:
+        say(
+            f"{game_of(config)} does not replay, the same seed and actions gave another game: frames are stored, and a run that was stopped goes on with a new game"
+        )
     return replayed
 
+
 def begin(config, run_dir, actions=None, replays=None, data=""):
-    "Write down what the run is, and forget what a process that died before its first checkpoint wrote."
-    write_run(run_dir, RunFile(config, actions=actions, versions=versions(), replays=replays, data=data))
+    """Write down what the run is, and forget what a process that died before its first checkpoint
+    wrote.
+    """
+    write_run(
+        run_dir, RunFile(config, actions=actions, versions=versions(), replays=replays, data=data)
+    )
     trim_metrics(run_dir, 0)
 
+
 def open_run(config, run_dir, trust=()):
-    "Make the run folder, or check that the run it holds may go on with this configuration; returns its path."
+    """Make the run folder, or check that the run it holds may go on with this configuration.
+
+    Returns its path.
+    """
     make_folder(Path(run_dir) / "replay")
-    if has_checkpoint(run_dir): changes(read_run(run_dir, trust).config, config, load_checkpoint(run_dir, trust)[1].epoch, str(run_dir))
+    if has_checkpoint(run_dir):
+        changes(
+            read_run(run_dir, trust).config,
+            config,
+            load_checkpoint(run_dir, trust)[1].epoch,
+            str(run_dir),
+        )
     return Path(run_dir)
 
 # %% ../nbs/09_training.ipynb #21ac0a38
 def smaller(config, trainer):
     "A sentence on a run that does not fit into memory: what to lower."
     training, frame = config.training, 3 * config.env.size**2
-    if trainer is None: return (f"out of memory before the first epoch: choose a smaller network, or a replay.capacity smaller than {config.replay.capacity}, "
-                                f"which takes {config.replay.capacity * frame / 1e9:.3g} GB")
+    if trainer is None:
+        return (
+            f"out of memory before the first epoch: choose a smaller network, or a replay.capacity smaller than {config.replay.capacity}, "
+            f"which takes {config.replay.capacity * frame / 1e9:.3g} GB"
+        )
     batches = training.tokenizer_batch, training.world_model_batch, training.actor_critic_batch
-    pieces = next((n for n in range(training.accumulate + 1, min(batches) + 1) if not any(batch % n for batch in batches)), None)
+    pieces = next(
+        (
+            n
+            for n in range(training.accumulate + 1, min(batches) + 1)
+            if not any(batch % n for batch in batches)
+        ),
+        None,
+    )
     ways = [f"--training.accumulate {pieces}"] if pieces else []
-    if config.precision in ("fp32", "tf32") and trainer.device.type == "cuda": ways.append("--precision bf16")
-    if training.cache_gigabytes: ways.append("--training.cache-gigabytes 0")
-    return (f"out of memory in epoch {trainer.epoch}: {kept(saved_epoch(trainer.run_dir))}; run the same command with {' or '.join(ways) or 'smaller batches in a new --run-dir'}"
-            + ("" if pieces else " (training.accumulate is as large as the batches allow)"))
+    if config.precision in ("fp32", "tf32") and trainer.device.type == "cuda":
+        ways.append("--precision bf16")
+    if training.cache_gigabytes:
+        ways.append("--training.cache-gigabytes 0")
+    return (
+        f"out of memory in epoch {trainer.epoch}: {kept(saved_epoch(trainer.run_dir))}; run the same command with {' or '.join(ways) or 'smaller batches in a new --run-dir'}"
+        + ("" if pieces else " (training.accumulate is as large as the batches allow)")
+    )
 
 # %% ../nbs/09_training.ipynb #cdd702a2
 def keep_memory():
-    "Ask glibc to keep freed memory for the next update; does nothing with another C library. The numbers are mallopt's names for its options."
-    try: mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError): return
+    """Ask glibc to keep freed memory for the next update.
+
+    Does nothing with another C library. The numbers are mallopt's names for its options.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
     mmap_max, trim_threshold, top_pad = -4, -1, -2
-    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)): mallopt(option, value)
+    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
+        mallopt(option, value)

@@ -9,10 +9,12 @@ __all__ = ['TransformerConfig', 'init_weights', 'LearntPositions', 'LayerCache',
 # %% ../nbs/05_transformer.ipynb #681c442c
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
 from .settings import UserError
 from .typed import Decay, Layers, Positive, Width, check_fields
 
@@ -20,6 +22,7 @@ from .typed import Decay, Layers, Positive, Width, check_fields
 @dataclass(frozen=True)
 class TransformerConfig:
     "Size and dropout of the Transformer; the defaults are table 4 of the paper."
+
     layers: Layers = 10
     "Number of blocks M (paper: 10, table 4)."
     heads: Layers = 4
@@ -38,13 +41,19 @@ class TransformerConfig:
     def __post_init__(self):
         check_fields(self)
         if self.width % self.heads:
-            raise UserError(f"A Transformer of width {self.width} cannot be divided among {self.heads} heads: make the width a multiple of the heads.")
+            raise UserError(
+                f"A Transformer of width {self.width} cannot be divided among {self.heads} heads: make the width a multiple of the heads."
+            )
 
 # %% ../nbs/05_transformer.ipynb #dd5ec3f5
 def init_weights(module, std=0.02):
-    "GPT-2's start: Linear and Embedding weights N(0, std), Linear biases 0 (as in the authors' code); use with `apply`."
-    if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, 0., std)
-    if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
+    """GPT-2's start: Linear and Embedding weights N(0, std), Linear biases 0 (as in the authors'
+    code); use with `apply`.
+    """
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, 0.0, std)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 # %% ../nbs/05_transformer.ipynb #78e1ae05
 class LearntPositions(nn.Module):
@@ -57,18 +66,26 @@ class LearntPositions(nn.Module):
 
     def forward(self, offset, length):
         "Vectors (length, D) of the places offset .. offset + length - 1."
-        return self.table.weight[offset:offset + length]
+        return self.table.weight[offset : offset + length]
 
 # %% ../nbs/05_transformer.ipynb #8fd8af2f
 class LayerCache(NamedTuple):
-    "What one attention layer remembers: buffers (B, heads, context, D/heads), of which the first `length` places are used."
+    """What one attention layer remembers.
+
+    Buffers (B, heads, context, D/heads), of which the first `length` places are used.
+    """
+
     keys: Tensor
     values: Tensor
     length: int
 
 
 class KVCache(NamedTuple):
-    "What a Transformer remembers: one key and one value buffer per layer and the number of tokens read."
+    """What a Transformer remembers.
+
+    One key and one value buffer per layer and the number of tokens read.
+    """
+
     keys: tuple
     values: tuple
     length: int
@@ -84,55 +101,86 @@ def join_layers(layers):
 
 # %% ../nbs/05_transformer.ipynb #27214b75
 def append(cache, keys, values):
-    "Writes keys and values (B, heads, S, D/heads) behind the used part of the buffers, in place (two continuations of one cache overwrite each other) -> longer LayerCache."
+    """Writes keys and values (B, heads, S, D/heads) behind the used part of the buffers, in place
+    (two continuations of one cache overwrite each other) -> longer LayerCache.
+    """
     end = cache.length + keys.shape[2]
-    cache.keys[:, :, cache.length:end] = keys
-    cache.values[:, :, cache.length:end] = values
+    cache.keys[:, :, cache.length : end] = keys
+    cache.values[:, :, cache.length : end] = values
     return LayerCache(cache.keys, cache.values, end)
 
 
-def attend(q, k, v, dropout=0.):
-    "Causal attention of the newest S queries (B, heads, S, d) over all L keys and values (B, heads, L, d) -> (B, heads, S, d)."
+def attend(q, k, v, dropout=0.0):
+    """Causal attention of the newest S queries (B, heads, S, d) over all L keys and values (B,
+    heads, L, d) -> (B, heads, S, d).
+    """
     new, seen = q.shape[2], k.shape[2]
-    if new == seen: return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    mask = None if new == 1 else torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
+    if new == seen:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    mask = (
+        None
+        if new == 1
+        else torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
+    )
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 # %% ../nbs/05_transformer.ipynb #7f9ad7c3
 class CausalAttention(nn.Module):
-    "Multi-head causal self-attention (paper A.2), with an optional cache of keys and values (protocol Attention)."
+    """Multi-head causal self-attention (paper A.2), with an optional cache of keys and values
+    (protocol Attention).
+    """
+
     attend = staticmethod(attend)  # a plan of chapter 11 puts its own here
 
     def __init__(self, config):
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(config.width, config.width) for _ in range(4))
+        self.query, self.key, self.value, self.out = (
+            nn.Linear(config.width, config.width) for _ in range(4)
+        )
         self.apply(init_weights)
 
     def empty_cache(self, batch, context):
-        "Buffers for `context` tokens of `batch` sequences on the layer's device: LayerCache of length 0."
+        """Buffers for `context` tokens of `batch` sequences on the layer's device.
+
+        LayerCache of length 0.
+        """
         weight, kind = self.key.weight, self.key.weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         shape = batch, self.heads, context, weight.shape[0] // self.heads
-        return LayerCache(weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=dtype), 0)
+        return LayerCache(
+            weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=dtype), 0
+        )
 
     def forward(self, x, layer_cache=None):
-        "x (B, S, D) -> (y (B, S, D), the cache with S more tokens or None); the cache's buffers are written in place."
-        q, k, v = (rearrange(f(x), "b s (h d) -> b h s d", h=self.heads) for f in (self.query, self.key, self.value))
+        """x (B, S, D) -> (y (B, S, D), the cache with S more tokens or None).
+
+        The cache's buffers are written in place.
+        """
+        q, k, v = (
+            rearrange(f(x), "b s (h d) -> b h s d", h=self.heads)
+            for f in (self.query, self.key, self.value)
+        )
         if layer_cache is not None:
             layer_cache = append(layer_cache, k, v)
-            k, v = (buffer[:, :, :layer_cache.length] for buffer in layer_cache[:2])
-        y = self.attend(q, k, v, self.dropout if self.training else 0.)
+            k, v = (buffer[:, :, : layer_cache.length] for buffer in layer_cache[:2])
+        y = self.attend(q, k, v, self.dropout if self.training else 0.0)
         return self.out(rearrange(y, "b h s d -> b s (h d)")), layer_cache
 
 # %% ../nbs/05_transformer.ipynb #2aec4a1d
 class Block(nn.Module):
-    "A GPT-2 block: attention, then a two-layer GELU network, each behind a LayerNorm and added to its input (paper A.2)."
+    """A GPT-2 block: attention, then a two-layer GELU network, each behind a LayerNorm and added to
+    its input (paper A.2).
+    """
 
     def __init__(self, config, attention=CausalAttention):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
-        self.mlp = nn.Sequential(nn.Linear(config.width, 4 * config.width), nn.GELU(), nn.Linear(4 * config.width, config.width))
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, 4 * config.width),
+            nn.GELU(),
+            nn.Linear(4 * config.width, config.width),
+        )
         self.mlp.apply(init_weights)
         self.attention, self.drop = attention(config), nn.Dropout(config.residual_dropout)
 
@@ -144,41 +192,62 @@ class Block(nn.Module):
 
 # %% ../nbs/05_transformer.ipynb #c3981037
 class Attention(Protocol):
-    "Mixes a sequence over time: built from a TransformerConfig, output i depends on inputs 0..i only."
+    """Mixes a sequence over time.
+
+    Built from a TransformerConfig, output i depends on inputs 0..i only.
+    """
 
     def __call__(self, x: Tensor, layer_cache: LayerCache | None = None) -> tuple:
-        "x (B, S, D), the tokens after those in the cache -> (y (B, S, D), the longer cache or None)."
+        """x (B, S, D), the tokens after those in the cache -> (y (B, S, D), the longer cache or
+        None).
+        """
 
     def empty_cache(self, batch: int, context: int) -> LayerCache:
         "Room for `context` tokens of `batch` sequences, length 0."
 
 
 class Positions(Protocol):
-    "Tells places of a sequence apart: built from a TransformerConfig and the context length in tokens."
+    """Tells places of a sequence apart.
+
+    Built from a TransformerConfig and the context length in tokens.
+    """
 
     def __call__(self, offset: int, length: int) -> Tensor:
         "Vectors (length, D) of the places offset .. offset + length - 1."
 
 # %% ../nbs/05_transformer.ipynb #476c7394
 class Transformer(nn.Module):
-    "Positions, dropout, blocks and a last LayerNorm (paper A.2): 7,898,112 parameters at the defaults, positions not counted."
+    """Positions, dropout, blocks and a last LayerNorm (paper A.2).
+
+    7,898,112 parameters at the defaults, positions not counted.
+    """
 
     def __init__(self, config, context, attention=CausalAttention, positions=LearntPositions):
         super().__init__()
-        self.context, self.drop, self.norm = context, nn.Dropout(config.embed_dropout), nn.LayerNorm(config.width)
+        self.context, self.drop, self.norm = (
+            context,
+            nn.Dropout(config.embed_dropout),
+            nn.LayerNorm(config.width),
+        )
         self.positions = positions(config, context)
         self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.layers))
 
     def empty_cache(self, batch):
         "Room for `context` tokens of `batch` sequences: KVCache of length 0."
-        return join_layers([block.attention.empty_cache(batch, self.context) for block in self.blocks])
+        return join_layers(
+            [block.attention.empty_cache(batch, self.context) for block in self.blocks]
+        )
 
     def forward(self, x, cache=None):
-        "x (B, S, D), the tokens after those in the cache -> (y (B, S, D), the longer cache or None); UserError past the context."
+        """x (B, S, D), the tokens after those in the cache -> (y (B, S, D), the longer cache or
+        None); UserError past the context.
+        """
         offset = 0 if cache is None else cache.length
         if offset + x.shape[1] > self.context:
-            raise UserError(f"The Transformer's context holds {self.context} tokens and {offset} are used, so {x.shape[1]} more do not fit: "
-                            "begin a new cache with fewer tokens, or build the model with a longer context.")
+            raise UserError(
+                f"The Transformer's context holds {self.context} tokens and {offset} are used, so {x.shape[1]} more do not fit: "
+                "begin a new cache with fewer tokens, or build the model with a longer context."
+            )
         x, layers = self.drop(x + self.positions(offset, x.shape[1])), []
         for i, block in enumerate(self.blocks):
             x, layer = block(x, None if cache is None else cache.layer(i))

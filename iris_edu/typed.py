@@ -21,6 +21,7 @@ from .settings import UserError
 # %% ../nbs/A12_typed.ipynb #6d0b92d1
 class Rule(NamedTuple):
     "What a value must be besides its type."
+
     holds: Callable[[Any], bool]
     words: str
 
@@ -75,14 +76,28 @@ LARGEST = 2**63 - 1  # a whole number beyond this fits no tensor
 
 
 def typed(value: Any, kind: Any, name: str) -> Any:
-    "`value`, as JSON or a command line has it, as `kind`: a plain type, Annotated, Literal, Union, list, tuple, dict or a dataclass; UserError names it by `name`."
+    """`value`, as JSON or a command line has it, as `kind`.
+
+    A plain type, Annotated, Literal, Union, list, tuple, dict or a dataclass; UserError names it by
+    `name`.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated: return _ruled(value, arguments[0], arguments[1:], name)
-    if origin in (Union, types.UnionType): return _either(value, arguments, name)
-    if origin is Literal: return value if value in arguments else _refuse(name, value, one_of(*map(str, arguments)).words)
-    if origin in (list, tuple): return _sequence(value, origin, arguments, name)
-    if origin is dict: return _table(value, arguments, name)
-    if dataclasses.is_dataclass(kind): return value if isinstance(value, kind) else from_json(value, kind, name)
+    if origin is Annotated:
+        return _ruled(value, arguments[0], arguments[1:], name)
+    if origin in (Union, types.UnionType):
+        return _either(value, arguments, name)
+    if origin is Literal:
+        return (
+            value
+            if value in arguments
+            else _refuse(name, value, one_of(*map(str, arguments)).words)
+        )
+    if origin in (list, tuple):
+        return _sequence(value, origin, arguments, name)
+    if origin is dict:
+        return _table(value, arguments, name)
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_json(value, kind, name)
     return _plain(value, kind, name)
 
 
@@ -96,55 +111,87 @@ def _ruled(value, kind, rules, name):
     rules = [rule for rule in rules if isinstance(rule, Rule)]
     found = _plain(value, kind, name, free=True) if ANYTHING in rules else typed(value, kind, name)
     for rule in rules:
-        if not rule.holds(found): _refuse(name, value, rule.words)
+        if not rule.holds(found):
+            _refuse(name, value, rule.words)
     return found
 
 
 def _plain(value, kind, name, free=False):
     "A value of a plain type; `free` allows numbers that are not finite, and an empty text."
-    if kind in (int, float): return _number(value, kind, name, free)
-    if kind is Any: return value
-    words = {bool: "true or false", str: "a text", type(None): "nothing", dict: "a table", list: "a list"}
-    if not isinstance(value, kind): _refuse(name, value, words.get(kind, f"a {getattr(kind, '__name__', kind)}"))
-    if kind is str and not free and not value.strip(): _refuse(name, value, "a text that is not empty")
+    if kind in (int, float):
+        return _number(value, kind, name, free)
+    if kind is Any:
+        return value
+    words = {
+        bool: "true or false",
+        str: "a text",
+        type(None): "nothing",
+        dict: "a table",
+        list: "a list",
+    }
+    if not isinstance(value, kind):
+        _refuse(name, value, words.get(kind, f"a {getattr(kind, '__name__', kind)}"))
+    if kind is str and not free and not value.strip():
+        _refuse(name, value, "a text that is not empty")
     return value
 
 
 def _number(value, kind, name, free):
     "A whole number of at most 63 bits, or a number that is finite unless `free`."
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is int and not whole: _refuse(name, value, "a whole number")
-    if not whole and not isinstance(value, float): _refuse(name, value, "a number")
-    if whole and abs(value) > LARGEST: _refuse(name, value, "a number of at most 63 bits")
-    if not whole and not free and not isfinite(value): _refuse(name, value, "a finite number")
+    if kind is int and not whole:
+        _refuse(name, value, "a whole number")
+    if not whole and not isinstance(value, float):
+        _refuse(name, value, "a number")
+    if whole and abs(value) > LARGEST:
+        _refuse(name, value, "a number of at most 63 bits")
+    if not whole and not free and not isfinite(value):
+        _refuse(name, value, "a finite number")
     return kind(value)
 
 
 def _either(value, kinds, name):
     "A value of the first kind that takes it."
     for kind in kinds:
-        try: return typed(value, kind, name)
-        except UserError as error: last = error
-    if value is None or type(None) not in kinds or len(kinds) > 2: raise last
-    return typed(value, next(kind for kind in kinds if kind is not type(None)), name)  # for its sentence
+        try:
+            return typed(value, kind, name)
+        except UserError as error:
+            last = error
+    if value is None or type(None) not in kinds or len(kinds) > 2:
+        raise last
+    # for its sentence
+    return typed(value, next(kind for kind in kinds if kind is not type(None)), name)
 
 
 def _sequence(value, origin, kinds, name):
     "A list or tuple whose members are of one kind, or a tuple of as many members as kinds."
-    if not isinstance(value, (list, tuple)): _refuse(name, value, "a list")
-    if origin is tuple and kinds[-1] is not Ellipsis and len(value) != len(kinds): _refuse(name, value, f"a list of {len(kinds)}")
+    if not isinstance(value, (list, tuple)):
+        _refuse(name, value, "a list")
+    if origin is tuple and kinds[-1] is not Ellipsis and len(value) != len(kinds):
+        _refuse(name, value, f"a list of {len(kinds)}")
     each = kinds if origin is tuple and kinds[-1] is not Ellipsis else kinds[:1] * len(value)
-    return origin(typed(member, kind, f"{name}[{i}]") for i, (member, kind) in enumerate(zip(value, each)))
+    return origin(
+        typed(member, kind, f"{name}[{i}]") for i, (member, kind) in enumerate(zip(value, each))
+    )
 
 
 def _table(value, kinds, name):
     "A dictionary whose keys are texts and whose values are of one kind."
-    if not isinstance(value, dict): _refuse(name, value, "a table")
-    return {typed(key, kinds[0], f"a name in {name or 'it'}"): typed(member, kinds[1], f"{name}.{key}".lstrip(".")) for key, member in value.items()}
+    if not isinstance(value, dict):
+        _refuse(name, value, "a table")
+    return {
+        typed(key, kinds[0], f"a name in {name or 'it'}"): typed(
+            member, kinds[1], f"{name}.{key}".lstrip(".")
+        )
+        for key, member in value.items()
+    }
 
 # %% ../nbs/A12_typed.ipynb #9da8e2c7
 def section(cls: type) -> str:
-    "The name of a configuration's part as options spell it: env for EnvConfig, world_model for WorldModelConfig."
+    """The name of a configuration's part as options spell it.
+
+    Env for EnvConfig, world_model for WorldModelConfig.
+    """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__.removesuffix("Config")).lower()
 
 
@@ -155,17 +202,31 @@ def kinds_of(cls: type) -> dict[str, Any]:
 
 
 def check_fields(config: Any, prefix: str | None = None) -> None:
-    "UserError unless every field of a dataclass is of its declared type and range; `prefix` stands before their names, by default the section and a dot."
+    """UserError unless every field of a dataclass is of its declared type and range.
+
+    `prefix` stands before their names, by default the section and a dot.
+    """
     prefix = f"{section(type(config))}." if prefix is None else prefix
-    for name, kind in kinds_of(type(config)).items(): typed(getattr(config, name), kind, f"{prefix}{name}")
+    for name, kind in kinds_of(type(config)).items():
+        typed(getattr(config, name), kind, f"{prefix}{name}")
 
 
 def from_json(values: Any, cls: type, name: str = "") -> Any:
-    "The dataclass `cls` of a JSON table: a missing key takes its default; UserError for an unknown key, a wrong type or a value out of range."
-    if not isinstance(values, dict): _refuse(name, values, "a table")
+    """The dataclass `cls` of a JSON table: a missing key takes its default.
+
+    UserError for an unknown key, a wrong type or a value out of range.
+    """
+    if not isinstance(values, dict):
+        _refuse(name, values, "a table")
     prefix, kinds = f"{name}." if name else "", kinds_of(cls)
     for key in values:
-        if key not in kinds: raise UserError(f"{prefix}{key} is unknown: it must be one of {', '.join(kinds)}")
-    needed = {field.name for field in dataclasses.fields(cls) if field.default is field.default_factory is dataclasses.MISSING}
-    for key in needed - values.keys(): raise UserError(f"{prefix}{key} is missing")
+        if key not in kinds:
+            raise UserError(f"{prefix}{key} is unknown: it must be one of {', '.join(kinds)}")
+    needed = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is field.default_factory is dataclasses.MISSING
+    }
+    for key in needed - values.keys():
+        raise UserError(f"{prefix}{key} is missing")
     return cls(**{key: typed(value, kinds[key], f"{prefix}{key}") for key, value in values.items()})

@@ -8,9 +8,12 @@ __all__ = ['STATIC', 'cells', 'Vocabulary', 'read_vocabulary', 'shared', 'Galler
            'TokenBoard', 'TokenEditor', 'occurrences', 'outlined', 'Codebook']
 
 # %% ../nbs/12_widgets.ipynb #16dc7221
-import base64, io, threading
-from typing import NamedTuple
+import base64
+import io
+import threading
 from pathlib import Path
+from typing import NamedTuple
+
 import anywidget
 import ipywidgets
 import numpy as np
@@ -18,25 +21,35 @@ import torch
 import traitlets
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
+
 import iris_edu
-from .settings import UserError
+from .config import make_environment
+from .own_data import read_dataset
 from .plots import to_uint8
 from .replay import to_float
-from .own_data import read_dataset
 from .runs import generator
-from .config import make_environment
+from .settings import UserError
 
 # %% ../nbs/12_widgets.ipynb #12195c21
 def cells(frames, grid):
-    "The squares of frames (...,3,H,W) that their tokens stand for, row by row: (...,K,3,p,p) with K = grid·grid, p = H / grid."
+    """The squares of frames (...,3,H,W) that their tokens stand for, row by row.
+
+    (...,K,3,p,p) with K = grid·grid, p = H / grid.
+    """
     return rearrange(frames, "... c (h p) (w q) -> ... (h w) c p q", h=grid, w=grid)
 
 # %% ../nbs/12_widgets.ipynb #3776ee9f
 class Vocabulary(NamedTuple):
-    "What the N codes of a tokenizer stand for in T frames: the frames' tokens (T,K), how often each code occurs (N,), and the mean of its squares (N,3,p,p)."
+    """What the N codes of a tokenizer stand for in T frames.
+
+    The frames' tokens (T,K), how often each code occurs (N,), and the mean of its squares
+    (N,3,p,p).
+    """
+
     tokens: torch.Tensor
     counts: torch.Tensor
     pictures: torch.Tensor
+
 
 def read_vocabulary(tokenizer, frames, batch=64):
     "The Vocabulary of float frames (T,3,H,W); codes that do not occur get a hatched picture."
@@ -44,38 +57,77 @@ def read_vocabulary(tokenizer, frames, batch=64):
     squares, names = cells(frames, tokenizer.grid).flatten(0, 1), tokens.flatten()
     counts = names.bincount(minlength=tokenizer.vocabulary)
     sums = torch.zeros(tokenizer.vocabulary, *squares.shape[1:]).index_add_(0, names, squares)
-    unused = ((torch.arange(squares.shape[-1])[:, None] + torch.arange(squares.shape[-1])) % 6 < 2) * 0.25 + 0.5
-    return Vocabulary(tokens, counts, torch.where(counts[:, None, None, None] > 0, sums / counts.clamp(min=1)[:, None, None, None], unused))
+    unused = (
+        (torch.arange(squares.shape[-1])[:, None] + torch.arange(squares.shape[-1])) % 6 < 2
+    ) * 0.25 + 0.5
+    return Vocabulary(
+        tokens,
+        counts,
+        torch.where(
+            counts[:, None, None, None] > 0, sums / counts.clamp(min=1)[:, None, None, None], unused
+        ),
+    )
 
 # %% ../nbs/12_widgets.ipynb #38dfc8a9
 STATIC = Path(iris_edu.__path__[0]) / "static"
+
 
 def shared(kind, default):
     "A trait of this kind that Python and the browser both see."
     return kind(default).tag(sync=True)
 
+
 class Gallery(anywidget.AnyWidget):
-    "Pictures of one size in a grid; with `pickable` one is chosen by mouse or arrow keys, with `listens` keys are heard. Drawn by static/gallery.js."
+    """Pictures of one size in a grid.
+
+    With `pickable` one is chosen by mouse or arrow keys, with `listens` keys are heard. Drawn by
+    static/gallery.js.
+    """
+
     _esm, _css = STATIC / "gallery.js", STATIC / "gallery.css"
     pixels, shape = shared(traitlets.Bytes, b""), shared(traitlets.List, [0, 1, 1])
-    columns, zoom, gap = shared(traitlets.Int, 1), shared(traitlets.Float, 3.0), shared(traitlets.Int, 0)
-    title, status, wrong = shared(traitlets.Unicode, ""), shared(traitlets.Unicode, ""), shared(traitlets.Bool, False)
-    labels, texts, bars = shared(traitlets.List, []), shared(traitlets.List, []), shared(traitlets.List, [])
-    pickable, chosen, marked = shared(traitlets.Bool, False), shared(traitlets.Int, -1), shared(traitlets.List, [])
+    columns, zoom, gap = (
+        shared(traitlets.Int, 1),
+        shared(traitlets.Float, 3.0),
+        shared(traitlets.Int, 0),
+    )
+    title, status, wrong = (
+        shared(traitlets.Unicode, ""),
+        shared(traitlets.Unicode, ""),
+        shared(traitlets.Bool, False),
+    )
+    labels, texts, bars = (
+        shared(traitlets.List, []),
+        shared(traitlets.List, []),
+        shared(traitlets.List, []),
+    )
+    pickable, chosen, marked = (
+        shared(traitlets.Bool, False),
+        shared(traitlets.Int, -1),
+        shared(traitlets.List, []),
+    )
     listens, beat = shared(traitlets.List, []), shared(traitlets.Int, 0)
 
     def __init__(self, pictures=(), **options):
         super().__init__(**options)
         self.heard = {}
-        self.on_msg(lambda widget, content, buffers: self.heard.get(content["type"], lambda content: None)(content))
-        if len(pictures): self.show(pictures)
+        self.on_msg(
+            lambda widget, content, buffers: self.heard.get(content["type"], lambda content: None)(
+                content
+            )
+        )
+        if len(pictures):
+            self.show(pictures)
 
     def show(self, pictures, **traits):
-        "Draw pictures of any kind, (n,H,W,3) or (n,3,H,W), and set traits with them, in one message."
+        """Draw pictures of any kind, (n,H,W,3) or (n,3,H,W), and set traits with them, in one
+        message.
+        """
         pictures = to_uint8(pictures)
         with self.hold_sync():
             self.shape, self.pixels = list(pictures.shape[:3]), pictures.tobytes()
-            for name, value in traits.items(): setattr(self, name, value)
+            for name, value in traits.items():
+                setattr(self, name, value)
 
     def pictures(self):
         "What is shown, uint8 (n,H,W,3)."
@@ -86,115 +138,191 @@ class Gallery(anywidget.AnyWidget):
         return draw_gallery(self)
 
 # %% ../nbs/12_widgets.ipynb #5696c1d1
-def _font(size): return ImageFont.load_default(size)
+def _font(size):
+    return ImageFont.load_default(size)
+
 
 def _write(page, at, text, size=11, colour="#222222"):
     "Text on a page, its upper left corner at (x, y)."
     page.multiline_text(at, text, fill=colour, font=_font(size), spacing=2)
 
+
 def _extent(text, size=11):
     "Width and height of a text in pixels."
-    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text or " ", font=_font(size), spacing=2)
+    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox(
+        (0, 0), text or " ", font=_font(size), spacing=2
+    )
     return int(box[2]) + 2, int(box[3]) + 4
 
 # %% ../nbs/12_widgets.ipynb #4703fd25
 def draw_gallery(gallery, most=200):
-    "A Gallery as a PIL image on white: title, pictures with bars and texts, chosen and marked ones outlined, status; at most `most` pictures."
+    """A Gallery as a PIL image on white.
+
+    Title, pictures with bars and texts, chosen and marked ones outlined, status; at most `most`
+    pictures.
+    """
     pictures, zoom = gallery.pictures()[:most], gallery.zoom
     texts = [*gallery.texts[:most], *[""] * (len(pictures) - len(gallery.texts))]
     height, width = (round(side * zoom) for side in gallery.shape[1:])
-    below = (max((_extent(text)[1] for text in texts), default=0) if gallery.texts else 0) + (7 if gallery.bars else 0)
+    below = (max((_extent(text)[1] for text in texts), default=0) if gallery.texts else 0) + (
+        7 if gallery.bars else 0
+    )
     columns = max(1, min(gallery.columns, len(pictures)))
-    step = max([width, *(_extent(text)[0] for text in texts if text)]) + gallery.gap, height + below + gallery.gap
+    step = (
+        max([width, *(_extent(text)[0] for text in texts if text)]) + gallery.gap,
+        height + below + gallery.gap,
+    )
     rows, top = -(-len(pictures) // columns), _extent(gallery.title, 13)[1] if gallery.title else 0
-    size = max(columns * step[0], _extent(gallery.title, 13)[0], _extent(gallery.status)[0]) + 8, top + rows * step[1] + (_extent(gallery.status)[1] if gallery.status else 0) + 8
+    size = (
+        max(columns * step[0], _extent(gallery.title, 13)[0], _extent(gallery.status)[0]) + 8,
+        top + rows * step[1] + (_extent(gallery.status)[1] if gallery.status else 0) + 8,
+    )
     image = Image.new("RGB", size, "white")
     page = ImageDraw.Draw(image)
     _write(page, (4, 4), gallery.title, 13)
     for index, picture in enumerate(pictures):
         left, upper = 4 + index % columns * step[0], 4 + top + index // columns * step[1]
         image.paste(Image.fromarray(picture).resize((width, height), Image.NEAREST), (left, upper))
-        if index in gallery.marked: page.rectangle((left, upper, left + width - 1, upper + height - 1), outline="#E69F00", width=2)
-        if index == gallery.chosen: page.rectangle((left - 1, upper - 1, left + width, upper + height), outline="#0072B2", width=3)
-        if gallery.bars: page.rectangle((left, upper + height + 1, left + round(width * gallery.bars[index]), upper + height + 5), fill="#0072B2")
+        if index in gallery.marked:
+            page.rectangle(
+                (left, upper, left + width - 1, upper + height - 1), outline="#E69F00", width=2
+            )
+        if index == gallery.chosen:
+            page.rectangle(
+                (left - 1, upper - 1, left + width, upper + height), outline="#0072B2", width=3
+            )
+        if gallery.bars:
+            page.rectangle(
+                (
+                    left,
+                    upper + height + 1,
+                    left + round(width * gallery.bars[index]),
+                    upper + height + 5,
+                ),
+                fill="#0072B2",
+            )
         _write(page, (left, upper + height + (7 if gallery.bars else 0)), texts[index])
-    _write(page, (4, size[1] - _extent(gallery.status)[1] - 2), gallery.status, colour="#B04000" if gallery.wrong else "#222222")
+    _write(
+        page,
+        (4, size[1] - _extent(gallery.status)[1] - 2),
+        gallery.status,
+        colour="#B04000" if gallery.wrong else "#222222",
+    )
     return image
 
 # %% ../nbs/12_widgets.ipynb #f0f6f615
 def row(*children):
     "Widgets side by side, in more lines where the page is narrow."
-    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="flex-start"))
+    return ipywidgets.HBox(
+        children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="flex-start")
+    )
+
 
 def stack(images):
     "PIL images under each other on white."
-    page, top = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white"), 0
+    page, top = (
+        Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white"),
+        0,
+    )
     for image in images:
         page.paste(image, (0, top))
         top += image.height
     return page
 
+
 def beside(images):
     "PIL images side by side on white."
-    page, left = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white"), 0
+    page, left = (
+        Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white"),
+        0,
+    )
     for image in images:
         page.paste(image, (left, 0))
         left += image.width
     return page
 
+
 def snapshot(widget):
-    "The galleries inside a widget as one PIL image, laid out as in the browser; None if it holds none."
-    if isinstance(widget, Gallery): return draw_gallery(widget) if widget.shape[0] or widget.status else None
+    """The galleries inside a widget as one PIL image, laid out as in the browser.
+
+    None if it holds none.
+    """
+    if isinstance(widget, Gallery):
+        return draw_gallery(widget) if widget.shape[0] or widget.status else None
     found = [image for child in getattr(widget, "children", ()) if (image := snapshot(child))]
     return (beside if isinstance(widget, ipywidgets.HBox) else stack)(found) if found else None
 
 # %% ../nbs/12_widgets.ipynb #70c4018b
 class View(ipywidgets.VBox):
-    "A widget of the course: rows of galleries and controls, a line that says what is shown, errors as a sentence in it, a picture for readers without a kernel."
+    """A widget of the course.
+
+    Rows of galleries and controls, a line that says what is shown, errors as a sentence in it, a
+    picture for readers without a kernel.
+    """
+
     def __init__(self, *rows):
         self.voice, self.lock = Gallery(), threading.RLock()
         super().__init__([*rows, self.voice])
 
     def say(self, text, wrong=False):
         "Put a sentence into the line under the widget; screen readers read it aloud."
-        with self.voice.hold_sync(): self.voice.status, self.voice.wrong = text, wrong
+        with self.voice.hold_sync():
+            self.voice.status, self.voice.wrong = text, wrong
 
     def when(self, source, handler, event=None):
-        "Call handler() when a button is clicked, a gallery pressed or a control changed (or the named trait); its errors become a sentence."
+        """Call handler() when a button is clicked, a gallery pressed or a control changed (or the
+        named trait); its errors become a sentence.
+        """
+
         def guarded(*_):
             with self.lock:
-                try: handler()
-                except UserError as error: self.say(str(error), wrong=True)
-                except Exception as error: self.say(f"{type(error).__name__}: {error}", wrong=True)
-        if isinstance(source, ipywidgets.Button): source.on_click(guarded)
-        elif isinstance(source, Gallery) and event is None: source.heard["press"] = guarded
-        else: source.observe(guarded, event or "value")
+                try:
+                    handler()
+                except UserError as error:
+                    self.say(str(error), wrong=True)
+                except Exception as error:
+                    self.say(f"{type(error).__name__}: {error}", wrong=True)
+
+        if isinstance(source, ipywidgets.Button):
+            source.on_click(guarded)
+        elif isinstance(source, Gallery) and event is None:
+            source.heard["press"] = guarded
+        else:
+            source.observe(guarded, event or "value")
 
     def snapshot(self):
         "What the widget shows as a PIL image."
         return snapshot(self)
 
-    def __repr__(self): return f"{type(self).__name__}: {self.voice.status}"
+    def __repr__(self):
+        return f"{type(self).__name__}: {self.voice.status}"
 
     def _repr_mimebundle_(self, **kwargs):
         "The live widget, and its picture for whoever cannot show it."
         buffer = io.BytesIO()
         self.snapshot().save(buffer, format="PNG")
-        return super()._repr_mimebundle_(**kwargs) | {"image/png": base64.b64encode(buffer.getvalue()).decode()}
+        return super()._repr_mimebundle_(**kwargs) | {
+            "image/png": base64.b64encode(buffer.getvalue()).decode()
+        }
 
 # %% ../nbs/12_widgets.ipynb #dcbdc02f
 @torch.no_grad()
 def nearest_codes(tokenizer, code, count):
-    "The `count` codes nearest to `code` in the codebook, itself first: (codes int64 (count,), distances (count,))."
+    """The `count` codes nearest to `code` in the codebook, itself first.
+
+    (codes int64 (count,), distances (count,)).
+    """
     codes = tokenizer.quantizer.embed(torch.arange(tokenizer.vocabulary)[:, None, None]).flatten(1)
     distances, names = (codes - codes[code]).norm(dim=1).sort()
     return names[:count], distances[:count]
+
 
 def put(tokens, cell, code):
     "Tokens (K,) with another code in one cell."
     changed = tokens.clone()
     changed[cell] = code
     return changed
+
 
 @torch.no_grad()
 def tried(tokenizer, tokens, cell, codes):
@@ -203,7 +331,11 @@ def tried(tokenizer, tokens, cell, codes):
 
 # %% ../nbs/12_widgets.ipynb #d8941d0a
 def futures(dream, starts, actions, seed=0):
-    "Dreams from tokens (B,K) under the same actions int64 (T,) and the same dice: frames (B,T+1,3,H,W), rewards (B,T), endings (B,T)."
+    """Dreams from tokens (B,K) under the same actions int64 (T,) and the same dice.
+
+    Frames (B,T+1,3,H,W), rewards (B,T), endings (B,T).
+    """
+
     def one(start):
         state, draw, steps = dream.begin(start[None]), generator(seed, "futures"), []
         frames = [state.frames[0]]
@@ -212,16 +344,25 @@ def futures(dream, starts, actions, seed=0):
             frames.append(state.frames[0])
             steps.append((reward[0], ending[0]))
         return torch.stack(frames), *(torch.stack(column) for column in zip(*steps))
+
     return tuple(torch.stack(column) for column in zip(*map(one, starts)))
 
 # %% ../nbs/12_widgets.ipynb #5b1f7c20
 def action_names(config):
-    "What the game of a configuration calls its actions, in the order of their numbers: its own words, or `action 0` and so on."
-    if config.data: return [f"action {number}" for number in range(read_dataset(config.data).actions)]
+    """What the game of a configuration calls its actions, in the order of their numbers.
+
+    Its own words, or `action 0` and so on.
+    """
+    if config.data:
+        return [f"action {number}" for number in range(read_dataset(config.data).actions)]
     env = make_environment(config)
-    try: return [name.lower() for name in env.unwrapped.get_action_meanings()]
-    except AttributeError: return [f"action {number}" for number in range(env.action_space.n)]
-    finally: env.close()
+    try:
+        return [name.lower() for name in env.unwrapped.get_action_meanings()]
+    except AttributeError:
+        return [f"action {number}" for number in range(env.action_space.n)]
+    finally:
+        env.close()
+
 
 def code_label(cell, code, grid):
     "The words for a cell: its row, its column and its code."
@@ -229,15 +370,26 @@ def code_label(cell, code, grid):
 
 # %% ../nbs/12_widgets.ipynb #e3a8915d
 class FrameWords(View):
-    "A frame of a recording, its words, what they draw and what was changed; press a word to hear where it stands."
+    """A frame of a recording, its words, what they draw and what was changed.
+
+    Press a word to hear where it stands.
+    """
+
     def __init__(self, trained, recording, start=0, frames=256):
         self.trained, self.recording, self.grid = trained, recording, trained.tokenizer.grid
         self.frames = to_float(torch.from_numpy(recording.frames[:frames]).permute(0, 3, 1, 2))
         self.words = read_vocabulary(trained.tokenizer, self.frames)
         large, small = 208 / self.frames.shape[-1], 48 / self.words.pictures.shape[-1]
-        self.real, self.drawn, self.difference = (Gallery(title=title, zoom=large) for title in ("real frame", "what the words draw", "changed by you"))
-        self.board = Gallery(title="its words", columns=self.grid, gap=3, zoom=small, pickable=True, chosen=0)
-        self.frame = ipywidgets.IntSlider(start, 0, len(self.frames) - 1, description="frame", continuous_update=False)
+        self.real, self.drawn, self.difference = (
+            Gallery(title=title, zoom=large)
+            for title in ("real frame", "what the words draw", "changed by you")
+        )
+        self.board = Gallery(
+            title="its words", columns=self.grid, gap=3, zoom=small, pickable=True, chosen=0
+        )
+        self.frame = ipywidgets.IntSlider(
+            start, 0, len(self.frames) - 1, description="frame", continuous_update=False
+        )
         super().__init__(row(self.frame), row(self.real, self.board, self.drawn, self.difference))
         self.when(self.frame, self.show_frame)
         self.when(self.board, self.tell, "chosen")
@@ -248,26 +400,47 @@ class FrameWords(View):
     def show_frame(self):
         "Show another real frame."
         self.history = [self.words.tokens[self.frame.value]]
-        self.real.show(self.frames[self.frame.value][None], labels=[f"frame {self.frame.value} of the recording"])
+        self.real.show(
+            self.frames[self.frame.value][None],
+            labels=[f"frame {self.frame.value} of the recording"],
+        )
         self.refresh()
 
     def refresh(self):
         "Draw what the tokens say now."
-        with torch.no_grad(): before, now = self.trained.tokenizer.decode(torch.stack([self.history[0], self.tokens]))
-        codes, changed = self.tokens.tolist(), (self.tokens != self.history[0]).nonzero().flatten().tolist()
-        self.board.show(self.words.pictures[codes], texts=[str(code) for code in codes], marked=changed, labels=[code_label(cell, code, self.grid) for cell, code in enumerate(codes)])
+        with torch.no_grad():
+            before, now = self.trained.tokenizer.decode(torch.stack([self.history[0], self.tokens]))
+        codes, changed = (
+            self.tokens.tolist(),
+            (self.tokens != self.history[0]).nonzero().flatten().tolist(),
+        )
+        self.board.show(
+            self.words.pictures[codes],
+            texts=[str(code) for code in codes],
+            marked=changed,
+            labels=[code_label(cell, code, self.grid) for cell, code in enumerate(codes)],
+        )
         self.drawn.show(now[None], labels=[f"{len(changed)} words changed"])
-        self.difference.show((now - before).abs()[None], labels=[f"mean change of a pixel {(now - before).abs().mean():.3f}"])
+        self.difference.show(
+            (now - before).abs()[None],
+            labels=[f"mean change of a pixel {(now - before).abs().mean():.3f}"],
+        )
         self.tell()
 
     def tell(self):
         "Say which word is chosen."
         cell = max(self.board.chosen, 0)
-        self.say(f"Frame {self.frame.value}, {code_label(cell, self.tokens[cell].item(), self.grid)}; {len(self.history) - 1} changes so far.")
+        self.say(
+            f"Frame {self.frame.value}, {code_label(cell, self.tokens[cell].item(), self.grid)}; {len(self.history) - 1} changes so far."
+        )
 
 # %% ../nbs/12_widgets.ipynb #446f017b
 class TokenBoard(FrameWords):
-    "A frame of a recording, its words, what they draw and what was changed; under it the words that could stand in the chosen cell, each drawn in its place."
+    """A frame of a recording, its words, what they draw and what was changed.
+
+    Under it the words that could stand in the chosen cell, each drawn in its place.
+    """
+
     def __init__(self, trained, recording, start=0, frames=256, palette=12):
         self.palette, small = palette, 48 * trained.tokenizer.grid / recording.frames.shape[2]
         self.choices = Gallery(title="put here", columns=palette, gap=5, zoom=small, pickable=True)
@@ -285,23 +458,50 @@ class TokenBoard(FrameWords):
     def offer(self):
         "Show the codes that could stand in the chosen cell, drawn in their place."
         cell = max(self.board.chosen, 0)
-        code, place = self.tokens[cell].item(), f"row {cell // self.grid + 1}, column {cell % self.grid + 1}"
+        code, place = (
+            self.tokens[cell].item(),
+            f"row {cell // self.grid + 1}, column {cell % self.grid + 1}",
+        )
         near = self.order.value == "nearest"
-        codes = nearest_codes(self.trained.tokenizer, code, self.palette)[0] if near else self.words.counts.argsort(descending=True)[:self.palette]
+        codes = (
+            nearest_codes(self.trained.tokenizer, code, self.palette)[0]
+            if near
+            else self.words.counts.argsort(descending=True)[: self.palette]
+        )
         self.offered = codes.tolist()
-        pictures = cells(tried(self.trained.tokenizer, self.tokens, cell, self.offered), self.grid)[:, cell]
-        self.choices.show(pictures, texts=[str(code) for code in self.offered], chosen=-1, title=f"put into {place}",
-                          labels=[f"code {code}, used {self.words.counts[code]} times" for code in self.offered])
+        pictures = cells(tried(self.trained.tokenizer, self.tokens, cell, self.offered), self.grid)[
+            :, cell
+        ]
+        self.choices.show(
+            pictures,
+            texts=[str(code) for code in self.offered],
+            chosen=-1,
+            title=f"put into {place}",
+            labels=[f"code {code}, used {self.words.counts[code]} times" for code in self.offered],
+        )
 
 # %% ../nbs/12_widgets.ipynb #34b20fbf
 class TokenEditor(TokenBoard):
-    "A TokenBoard whose words can be changed: press one of those offered, or give its number; undo; and dream on from both frames, with the world model."
+    """A TokenBoard whose words can be changed: press one of those offered, or give its number.
+
+    Undo; and dream on from both frames, with the world model.
+    """
+
     def __init__(self, trained, recording, start=0, frames=256, palette=12, steps=8):
         self.steps, self.dreams = steps, Gallery(gap=3, zoom=64 / recording.frames.shape[1])
         super().__init__(trained, recording, start, frames, palette)
-        self.number = ipywidgets.BoundedIntText(0, 0, trained.tokenizer.vocabulary - 1, description="by number")
-        self.put_number, self.undo, self.dream_both = (ipywidgets.Button(description=text) for text in ("put", "undo", "dream both"))
-        self.children = [*self.children[:-1], row(self.number, self.put_number, self.undo, self.dream_both), self.dreams, self.voice]
+        self.number = ipywidgets.BoundedIntText(
+            0, 0, trained.tokenizer.vocabulary - 1, description="by number"
+        )
+        self.put_number, self.undo, self.dream_both = (
+            ipywidgets.Button(description=text) for text in ("put", "undo", "dream both")
+        )
+        self.children = [
+            *self.children[:-1],
+            row(self.number, self.put_number, self.undo, self.dream_both),
+            self.dreams,
+            self.voice,
+        ]
         self.when(self.choices, lambda: self.edit(self.offered[self.choices.chosen]))
         self.when(self.put_number, lambda: self.edit(self.number.value))
         self.when(self.undo, self.back)
@@ -319,53 +519,96 @@ class TokenEditor(TokenBoard):
 
     def back(self):
         "Undo the last change."
-        if len(self.history) == 1: raise UserError("There is nothing to undo: no word was changed yet.")
+        if len(self.history) == 1:
+            raise UserError("There is nothing to undo: no word was changed yet.")
         self.history.pop()
         self.refresh()
 
     def dream(self):
-        "Dream on from the frame as it was and as it is, under the recorded actions, with the same dice."
+        """Dream on from the frame as it was and as it is, under the recorded actions, with the same
+        dice.
+        """
         self.say("Dreaming …")
-        actions = torch.from_numpy(self.recording.actions[self.frame.value:self.frame.value + self.steps])
-        seen, rewards, _ = futures(self.trained.dream, torch.stack([self.history[0], self.tokens]), actions)
+        actions = torch.from_numpy(
+            self.recording.actions[self.frame.value : self.frame.value + self.steps]
+        )
+        seen, rewards, _ = futures(
+            self.trained.dream, torch.stack([self.history[0], self.tokens]), actions
+        )
         apart = (seen[0] - seen[1]).abs().mean((1, 2, 3))
-        self.dreams.show(seen.flatten(0, 1), columns=seen.shape[1], title="dreamt on: above as it was, below as it is now",
-                         labels=[f"{name}, step {step}" for name in ("unchanged", "changed") for step in range(seen.shape[1])])
-        self.say(f"The two dreams differ by {apart[0]:.3f} a pixel at the start and by {apart[-1]:.3f} after {len(actions)} steps; rewards {rewards[0].sum():g} and {rewards[1].sum():g}.")
+        self.dreams.show(
+            seen.flatten(0, 1),
+            columns=seen.shape[1],
+            title="dreamt on: above as it was, below as it is now",
+            labels=[
+                f"{name}, step {step}"
+                for name in ("unchanged", "changed")
+                for step in range(seen.shape[1])
+            ],
+        )
+        self.say(
+            f"The two dreams differ by {apart[0]:.3f} a pixel at the start and by {apart[-1]:.3f} after {len(actions)} steps; rewards {rewards[0].sum():g} and {rewards[1].sum():g}."
+        )
 
 # %% ../nbs/12_widgets.ipynb #e86f733f
 def occurrences(words, code, most=10):
-    "Where a code occurs in a Vocabulary: up to `most` pairs (frame, cell), each from another frame, spread over time."
+    """Where a code occurs in a Vocabulary.
+
+    Up to `most` pairs (frame, cell), each from another frame, spread over time.
+    """
     frame, cell = (words.tokens == code).nonzero(as_tuple=True)
-    first = torch.cat([torch.tensor([True]), frame.diff() > 0])[:len(frame)]
+    first = torch.cat([torch.tensor([True]), frame.diff() > 0])[: len(frame)]
     pairs = list(zip(frame[first].tolist(), cell[first].tolist()))
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(most, len(pairs))).astype(int)]
+
 
 def outlined(frame, cell, grid):
     "A frame as uint8 (H,W,3) with one cell outlined in orange."
     picture, side = to_uint8(frame).copy(), frame.shape[-1] // grid
     top, left = cell // grid * side, cell % grid * side
-    for edge in (np.s_[top, left:left + side], np.s_[top + side - 1, left:left + side], np.s_[top:top + side, left], np.s_[top:top + side, left + side - 1]):
+    for edge in (
+        np.s_[top, left : left + side],
+        np.s_[top + side - 1, left : left + side],
+        np.s_[top : top + side, left],
+        np.s_[top : top + side, left + side - 1],
+    ):
         picture[edge] = (230, 159, 0)
     return picture
 
 # %% ../nbs/12_widgets.ipynb #403a5377
 class Codebook(View):
-    "All codes of a tokenizer with what they stand for and how often they are used; press one to see where it occurs."
+    """All codes of a tokenizer with what they stand for and how often they are used.
+
+    Press one to see where it occurs.
+    """
+
     def __init__(self, tokenizer, frames, columns=32):
-        self.tokenizer, self.frames, self.words = tokenizer, frames, read_vocabulary(tokenizer, frames)
-        self.atlas = Gallery(columns=columns, gap=2, zoom=24 / self.words.pictures.shape[-1], pickable=True)
+        self.tokenizer, self.frames, self.words = (
+            tokenizer,
+            frames,
+            read_vocabulary(tokenizer, frames),
+        )
+        self.atlas = Gallery(
+            columns=columns, gap=2, zoom=24 / self.words.pictures.shape[-1], pickable=True
+        )
         self.places = Gallery(columns=10, gap=4, zoom=80 / frames.shape[-1])
-        self.order = ipywidgets.Dropdown(options=["most used", "number", "likeness"], description="sorted by")
+        self.order = ipywidgets.Dropdown(
+            options=["most used", "number", "likeness"], description="sorted by"
+        )
         super().__init__(self.order, self.atlas, self.places)
         self.when(self.order, self.arrange)
         self.when(self.atlas, self.find, "chosen")
         self.arrange()
 
     def sorted(self):
-        "The codes in the chosen order; likeness is the first principal component of the used codes' pictures."
-        if self.order.value == "number": return torch.arange(self.tokenizer.vocabulary)
-        if self.order.value == "most used": return self.words.counts.argsort(descending=True, stable=True)
+        """The codes in the chosen order.
+
+        Likeness is the first principal component of the used codes' pictures.
+        """
+        if self.order.value == "number":
+            return torch.arange(self.tokenizer.vocabulary)
+        if self.order.value == "most used":
+            return self.words.counts.argsort(descending=True, stable=True)
         used, unused = ((self.words.counts > 0) == wanted for wanted in (True, False))
         points = self.words.pictures[used].flatten(1)
         first = torch.linalg.svd(points - points.mean(0), full_matrices=False).U[:, 0]
@@ -375,15 +618,48 @@ class Codebook(View):
         "Lay out the atlas."
         self.codes, counts = self.sorted().tolist(), self.words.counts
         total, used = counts.sum().item(), (counts > 0).sum().item()
-        self.atlas.show(self.words.pictures[self.codes], chosen=-1, bars=[(counts[c] / counts.max()).item() for c in self.codes], title=f"{len(self.codes)} codes, hatched where unused",
-                        labels=[f"code {c}, " + (f"{counts[c] / total:.1%} of all squares" if counts[c] else "unused") for c in self.codes])
-        self.say(f"{used} of {len(self.codes)} codes occur in {len(self.frames)} frames, {len(self.codes) - used} do not. Press a code to see where.")
+        self.atlas.show(
+            self.words.pictures[self.codes],
+            chosen=-1,
+            bars=[(counts[c] / counts.max()).item() for c in self.codes],
+            title=f"{len(self.codes)} codes, hatched where unused",
+            labels=[
+                f"code {c}, "
+                + (f"{counts[c] / total:.1%} of all squares" if counts[c] else "unused")
+                for c in self.codes
+            ],
+        )
+        self.say(
+            f"{used} of {len(self.codes)} codes occur in {len(self.frames)} frames, {len(self.codes) - used} do not. Press a code to see where."
+        )
 
     def find(self):
         "Show frames in which the chosen code occurs."
-        if self.atlas.chosen < 0: return
+        if self.atlas.chosen < 0:
+            return
         code = self.codes[self.atlas.chosen]
-        places, near = occurrences(self.words, code), nearest_codes(self.tokenizer, code, 5)[0][1:].tolist()
-        shown = np.stack([outlined(self.frames[frame], cell, self.tokenizer.grid) for frame, cell in places]) if places else np.zeros((0, 1, 1, 3), np.uint8)
-        self.places.show(shown, title=f"code {code}" if places else "", texts=[f"frame {frame}" for frame, _ in places], labels=[f"frame {frame}, cell {cell + 1}" for frame, cell in places])
-        self.say(f"Code {code}: {self.words.counts[code]} squares in {(self.words.tokens == code).any(1).sum()} frames" + (f"; its neighbours in the codebook are {', '.join(map(str, near))}." if places else ", a dead code here."))
+        places, near = (
+            occurrences(self.words, code),
+            nearest_codes(self.tokenizer, code, 5)[0][1:].tolist(),
+        )
+        shown = (
+            np.stack(
+                [outlined(self.frames[frame], cell, self.tokenizer.grid) for frame, cell in places]
+            )
+            if places
+            else np.zeros((0, 1, 1, 3), np.uint8)
+        )
+        self.places.show(
+            shown,
+            title=f"code {code}" if places else "",
+            texts=[f"frame {frame}" for frame, _ in places],
+            labels=[f"frame {frame}, cell {cell + 1}" for frame, cell in places],
+        )
+        self.say(
+            f"Code {code}: {self.words.counts[code]} squares in {(self.words.tokens == code).any(1).sum()} frames"
+            + (
+                f"; its neighbours in the codebook are {', '.join(map(str, near))}."
+                if places
+                else ", a dead code here."
+            )
+        )

@@ -11,32 +11,50 @@ __all__ = ['WorldModelConfig', 'FrameActionLayout', 'masked_cross_entropy', 'sam
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, NamedTuple, Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .settings import UserError
+from iris_edu.transformer import (
+    CausalAttention,
+    KVCache,
+    LearntPositions,
+    Transformer,
+    init_weights,
+)
 from .typed import Width, check_fields, one_of
-from .transformer import CausalAttention, KVCache, LearntPositions, Transformer, init_weights
 
 # %% ../nbs/06_world_model.ipynb #403a176d
 @dataclass(frozen=True)
 class WorldModelConfig:
-    "Length of the sequence and the kind of reward loss; the defaults are the paper's Atari 100k runs."
+    """Length of the sequence and the kind of reward loss.
+
+    The defaults are the paper's Atari 100k runs.
+    """
+
     steps: Width = 20
     "Time steps L in the Transformer's context (paper: 20, table 4)."
     reward: Annotated[str, one_of("sign", "mse")] = "sign"
     "'sign': cross-entropy on the reward's sign (Atari runs); 'mse': squared error of its value (the other choice of section 2.2)."
 
-    def __post_init__(self): check_fields(self)
+    def __post_init__(self):
+        check_fields(self)
 
 # %% ../nbs/06_world_model.ipynb #5aeae488
 class FrameActionLayout(nn.Module):
-    "K frame tokens, then the action, step after step (paper 2.2, A.2), embedded by two tables (protocol SequenceLayout)."
+    """K frame tokens, then the action, step after step (paper 2.2, A.2), embedded by two tables
+    (protocol SequenceLayout).
+    """
 
     def __init__(self, config, width, vocabulary, actions, tokens_per_frame):
         super().__init__()
         self.block, self.context = tokens_per_frame + 1, config.steps * (tokens_per_frame + 1)
-        self.token_table, self.action_table = nn.Embedding(vocabulary, width), nn.Embedding(actions, width)
+        self.token_table, self.action_table = (
+            nn.Embedding(vocabulary, width),
+            nn.Embedding(actions, width),
+        )
         self.apply(init_weights)
 
     def embed_tokens(self, tokens, first=0):
@@ -48,18 +66,27 @@ class FrameActionLayout(nn.Module):
         return self.action_table(actions)
 
     def interleave(self, tokens, actions):
-        "tokens int64 (B, T, K), actions int64 (B, T) or (B, T-1) -> (B, S, D); with T-1 actions the last frame has none."
+        """tokens int64 (B, T, K), actions int64 (B, T) or (B, T-1) -> (B, S, D).
+
+        With T-1 actions the last frame has none.
+        """
         steps, given = tokens.shape[1], actions.shape[1]
         if tokens.shape[2] + 1 != self.block or given not in (steps, steps - 1):
-            raise UserError(f"tokens {tuple(tokens.shape)} and actions {tuple(actions.shape)} do not interleave: "
-                            f"expected tokens (B, T, {self.block - 1}) and actions (B, T) or (B, T-1).")
+            raise UserError(
+                f"tokens {tuple(tokens.shape)} and actions {tuple(actions.shape)} do not interleave: "
+                f"expected tokens (B, T, {self.block - 1}) and actions (B, T) or (B, T-1)."
+            )
         actions = self.embed_actions(F.pad(actions, (0, steps - given)))
         both = torch.cat([self.embed_tokens(tokens), actions.unsqueeze(2)], 2)
-        return both.flatten(1, 2)[:, :steps * self.block - (steps - given)]
+        return both.flatten(1, 2)[:, : steps * self.block - (steps - given)]
 
     def token_positions(self, steps):
-        "All positions but the last token of each frame, whose successor, the action, nobody predicts -> int64 (steps * K,)."
-        places = torch.arange(steps * self.block, device=self.token_table.weight.device).view(steps, self.block)
+        """All positions but the last token of each frame, whose successor, the action, nobody
+        predicts -> int64 (steps * K,).
+        """
+        places = torch.arange(steps * self.block, device=self.token_table.weight.device).view(
+            steps, self.block
+        )
         return torch.cat([places[:, :-2], places[:, -1:]], 1).flatten()
 
     def action_positions(self, steps):
@@ -67,18 +94,24 @@ class FrameActionLayout(nn.Module):
         return torch.arange(1, steps + 1, device=self.token_table.weight.device) * self.block - 1
 
     def labels(self, tokens, mask):
-        "Each frame token but the very first, -100 in padded frames and after the last action -> int64 (B, T * K)."
+        """Each frame token but the very first, -100 in padded frames and after the last action ->
+        int64 (B, T * K).
+        """
         tokens = tokens.masked_fill(~mask.unsqueeze(-1), -100).flatten(1)
         return F.pad(tokens[:, 1:], (0, 1), value=-100)
 
 # %% ../nbs/06_world_model.ipynb #3cd0c3f4
 def masked_cross_entropy(logits, labels, mask):
-    "Mean cross-entropy of logits (B, T, C) against labels (B, T) where mask (B, T) is True, in float32 -> scalar."
+    """Mean cross-entropy of logits (B, T, C) against labels (B, T) where mask (B, T) is True, in
+    float32 -> scalar.
+    """
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.masked_fill(~mask, -100).flatten())
 
 # %% ../nbs/06_world_model.ipynb #1911a87e
 def sample_categorical(logits, generator):
-    "Draws an index from softmax(logits) (..., N) without leaving the device (the Gumbel-max trick) -> int64 (...)."
+    """Draws an index from softmax(logits) (..., N) without leaving the device (the Gumbel-max
+    trick) -> int64 (...).
+    """
     noise = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
     return (logits.float() - noise.log()).argmax(-1)
 
@@ -89,7 +122,10 @@ def head(width, outputs):
 
 
 class Heads(nn.Module):
-    "Three two-layer heads: next token, reward (sign or value), ending (protocol HeadsLike; paper equations 1 to 3)."
+    """Three two-layer heads: next token, reward (sign or value), ending (protocol HeadsLike.
+
+    Paper equations 1 to 3).
+    """
 
     def __init__(self, config, width, vocabulary):
         super().__init__()
@@ -99,82 +135,146 @@ class Heads(nn.Module):
         self.apply(init_weights)
 
     def reward_loss(self, out, rewards, mask):
-        "Cross-entropy on the sign, or squared error of the value: out (B, T, 3 or 1), rewards (B, T), mask (B, T) -> scalar."
-        if self.kind == "sign": return masked_cross_entropy(out, rewards.sign().long() + 1, mask)
+        """Cross-entropy on the sign, or squared error of the value.
+
+        Out (B, T, 3 or 1), rewards (B, T), mask (B, T) -> scalar.
+        """
+        if self.kind == "sign":
+            return masked_cross_entropy(out, rewards.sign().long() + 1, mask)
         return ((out[..., 0].float() - rewards).square() * mask).sum() / mask.sum()
 
     def sample_reward(self, out, generator):
-        "out (B, 3) -> -1, 0 or 1 drawn from the softmax; out (B, 1) -> the predicted value; float (B,)."
-        return (sample_categorical(out, generator) - 1).float() if self.kind == "sign" else out[..., 0].float()
+        """out (B, 3) -> -1, 0 or 1 drawn from the softmax.
+
+        Out (B, 1) -> the predicted value; float (B,).
+        """
+        return (
+            (sample_categorical(out, generator) - 1).float()
+            if self.kind == "sign"
+            else out[..., 0].float()
+        )
 
 # %% ../nbs/06_world_model.ipynb #fbd21f38
 class SequenceModel(nn.Module):
-    "The Transformer over frame and action tokens with its three heads (paper 2.2), read and trained on whole segments."
+    """The Transformer over frame and action tokens with its three heads (paper 2.2), read and
+    trained on whole segments.
+    """
 
-    def __init__(self, config, transformer, vocabulary, actions, tokens_per_frame, attention=CausalAttention,
-                 positions=LearntPositions, layout=FrameActionLayout, heads=Heads):
+    def __init__(
+        self,
+        config,
+        transformer,
+        vocabulary,
+        actions,
+        tokens_per_frame,
+        attention=CausalAttention,
+        positions=LearntPositions,
+        layout=FrameActionLayout,
+        heads=Heads,
+    ):
         super().__init__()
         self.layout = layout(config, transformer.width, vocabulary, actions, tokens_per_frame)
         self.transformer = Transformer(transformer, self.layout.context, attention, positions)
         self.heads = heads(config, transformer.width, vocabulary)
-        if transformer.init_std != 0.02: self.apply(partial(init_weights, std=transformer.init_std))
+        if transformer.init_std != 0.02:
+            self.apply(partial(init_weights, std=transformer.init_std))
 
     def forward(self, tokens, actions):
-        "tokens (B, T, K), actions (B, T) -> token logits (B, T*K, N), reward outputs (B, T, 3 or 1), ending logits (B, T, 2)."
+        """tokens (B, T, K), actions (B, T) -> token logits (B, T*K, N), reward outputs (B, T, 3 or
+        1), ending logits (B, T, 2).
+        """
         y, _ = self.transformer(self.layout.interleave(tokens, actions))
-        at_tokens, at_actions = (y[:, where(tokens.shape[1])] for where in (self.layout.token_positions, self.layout.action_positions))
-        return self.heads.tokens(at_tokens), self.heads.rewards(at_actions), self.heads.endings(at_actions)
+        at_tokens, at_actions = (
+            y[:, where(tokens.shape[1])]
+            for where in (self.layout.token_positions, self.layout.action_positions)
+        )
+        return (
+            self.heads.tokens(at_tokens),
+            self.heads.rewards(at_actions),
+            self.heads.endings(at_actions),
+        )
 
     def loss(self, tokens, actions, rewards, ends, mask):
-        "tokens int64 (B, T, K); actions, rewards, ends, mask (B, T) -> dict of the scalars transition, reward, ending (paper 2.2)."
+        """tokens int64 (B, T, K).
+
+        Actions, rewards, ends, mask (B, T) -> dict of the scalars transition, reward, ending (paper
+        2.2).
+        """
         token_logits, reward_out, ending_logits = self(tokens, actions)
         labels = self.layout.labels(tokens, mask)
-        return dict(transition=masked_cross_entropy(token_logits, labels, labels >= 0),
-                    reward=self.heads.reward_loss(reward_out, rewards, mask),
-                    ending=masked_cross_entropy(ending_logits, ends.long(), mask))
+        return dict(
+            transition=masked_cross_entropy(token_logits, labels, labels >= 0),
+            reward=self.heads.reward_loss(reward_out, rewards, mask),
+            ending=masked_cross_entropy(ending_logits, ends.long(), mask),
+        )
 
 # %% ../nbs/06_world_model.ipynb #e6c8edb4
 class Memory(NamedTuple):
-    "What the world model remembers between passes: the cache, and the last token of the frame (B,), not read yet."
+    """What the world model remembers between passes.
+
+    The cache, and the last token of the frame (B,), not read yet.
+    """
+
     cache: KVCache
     pending: Tensor
 
 
 class Outcome(NamedTuple):
-    "What the world model says after an action: head outputs for reward (B, 3 or 1), ending (B, 2) and first token (B, N)."
+    """What the world model says after an action.
+
+    Head outputs for reward (B, 3 or 1), ending (B, 2) and first token (B, N).
+    """
+
     reward: Tensor
     ending: Tensor
     token: Tensor
 
 # %% ../nbs/06_world_model.ipynb #0a1b469e
 class WorldModel(SequenceModel):
-    "A SequenceModel that dreams too, token by token (protocol DynamicsModel): 8,447,493 parameters at the defaults, 4 actions."
+    """A SequenceModel that dreams too, token by token (protocol DynamicsModel).
+
+    8,447,493 parameters at the defaults, 4 actions.
+    """
 
     @torch.no_grad()
     def begin(self, tokens, actions=None):
-        "Reads T frames (B, T, K) with the T-1 actions (B, T-1) between them in one pass, all but the last token -> Memory."
+        """Reads T frames (B, T, K) with the T-1 actions (B, T-1) between them in one pass, all but
+        the last token -> Memory.
+        """
         actions = tokens.new_zeros(len(tokens), 0) if actions is None else actions
         x = self.layout.interleave(tokens, actions)[:, :-1]
-        return Memory(self.transformer(x, self.transformer.empty_cache(len(tokens)))[1], tokens[:, -1, -1])
+        return Memory(
+            self.transformer(x, self.transformer.empty_cache(len(tokens)))[1], tokens[:, -1, -1]
+        )
 
     @torch.no_grad()
     def act(self, memory, action):
         "Reads the pending token and the action (B,) in one pass -> (Memory, Outcome)."
         pending = self.layout.embed_tokens(memory.pending[:, None], self.layout.block - 2)
-        y, cache = self.transformer(torch.cat([pending, self.layout.embed_actions(action[:, None])], 1), memory.cache)
-        heads = (part(y[:, -1]) for part in (self.heads.rewards, self.heads.endings, self.heads.tokens))
+        y, cache = self.transformer(
+            torch.cat([pending, self.layout.embed_actions(action[:, None])], 1), memory.cache
+        )
+        heads = (
+            part(y[:, -1]) for part in (self.heads.rewards, self.heads.endings, self.heads.tokens)
+        )
         return Memory(cache, memory.pending), Outcome(*heads)
 
     @torch.no_grad()
     def extend(self, memory, token):
-        "Reads one token (B,) of the new frame, not its last -> (Memory, logits (B, N) of the token after it)."
+        """Reads one token (B,) of the new frame, not its last -> (Memory, logits (B, N) of the
+        token after it).
+        """
         memory, logits = self.read(memory, token[:, None])
         return memory, logits[:, 0]
 
     @torch.no_grad()
     def read(self, memory, tokens):
-        "Reads the next n tokens (B, n) of the new frame, not its last, in one pass -> (Memory, logits (B, n, N) of the token after each)."
-        y, cache = self.transformer(self.layout.embed_tokens(tokens, memory.cache.length % self.layout.block), memory.cache)
+        """Reads the next n tokens (B, n) of the new frame, not its last, in one pass -> (Memory,
+        logits (B, n, N) of the token after each).
+        """
+        y, cache = self.transformer(
+            self.layout.embed_tokens(tokens, memory.cache.length % self.layout.block), memory.cache
+        )
         return Memory(cache, memory.pending), self.heads.tokens(y)
 
     def rewind(self, memory, count):
@@ -187,7 +287,9 @@ class WorldModel(SequenceModel):
 
     def room(self, memory):
         "How many calls of act (each with the frame that follows it) still fit in the context."
-        return (self.layout.context - memory.cache.length + self.layout.block - 2) // self.layout.block
+        return (
+            self.layout.context - memory.cache.length + self.layout.block - 2
+        ) // self.layout.block
 
     def sample_reward(self, outcome, generator):
         "Reward float (B,): a sign drawn from its distribution, or the value for reward='mse'."
@@ -199,19 +301,30 @@ class WorldModel(SequenceModel):
 
 # %% ../nbs/06_world_model.ipynb #c7868936
 class DynamicsModel(Protocol):
-    "A world model as the dream and the trainer use it; anything with these methods can replace the Transformer."
+    """A world model as the dream and the trainer use it.
 
-    def loss(self, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor, mask: Tensor) -> dict:
-        "tokens (B, T, K), actions, rewards, ends, mask (B, T) -> scalars to be added up, for example transition, reward, ending."
+    Anything with these methods can replace the Transformer.
+    """
+
+    def loss(
+        self, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor, mask: Tensor
+    ) -> dict:
+        """tokens (B, T, K), actions, rewards, ends, mask (B, T) -> scalars to be added up, for
+        example transition, reward, ending.
+        """
 
     def begin(self, tokens: Tensor, actions: Tensor | None = None) -> tuple:
-        "Reads T frames (B, T, K) and the T-1 actions (B, T-1) between them -> memory (a NamedTuple)."
+        """Reads T frames (B, T, K) and the T-1 actions (B, T-1) between them -> memory (a
+        NamedTuple).
+        """
 
     def act(self, memory: tuple, action: Tensor) -> tuple:
         "action (B,) -> (memory, Outcome)."
 
     def extend(self, memory: tuple, token: Tensor) -> tuple:
-        "The next token (B,) of the new frame, not the last -> (memory, logits (B, N) of the one after)."
+        """The next token (B,) of the new frame, not the last -> (memory, logits (B, N) of the one
+        after).
+        """
 
     def finish(self, memory: tuple, last_token: Tensor) -> tuple:
         "The last token (B,) of the new frame -> memory, ready for act."
@@ -227,20 +340,31 @@ class DynamicsModel(Protocol):
 
 # %% ../nbs/06_world_model.ipynb #6ec115d2
 def parameter_groups(model, weight_decay):
-    "Weight decay on the weights of Linear layers and on nothing else -> two groups for AdamW (the authors' code; decay 0.01, table 4)."
+    """Weight decay on the weights of Linear layers and on nothing else -> two groups for AdamW (the
+    authors' code; decay 0.01, table 4).
+    """
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return [dict(params=[p for p in parameters if id(p) in linear], weight_decay=weight_decay),
-            dict(params=[p for p in parameters if id(p) not in linear], weight_decay=0.)]
+    return [
+        dict(params=[p for p in parameters if id(p) in linear], weight_decay=weight_decay),
+        dict(params=[p for p in parameters if id(p) not in linear], weight_decay=0.0),
+    ]
 
 # %% ../nbs/06_world_model.ipynb #854c7a47
 class SequenceLayout(Protocol):
-    "Turns frames and actions into one sequence and says who predicts what: built from (config, width, vocabulary, actions, tokens_per_frame)."
+    """Turns frames and actions into one sequence and says who predicts what.
+
+    Built from (config, width, vocabulary, actions, tokens_per_frame).
+    """
+
     block: int  # positions of one time step
     context: int  # positions of the longest sequence
 
     def interleave(self, tokens: Tensor, actions: Tensor) -> Tensor:
-        "tokens int64 (B, T, K), actions int64 (B, T) or (B, T-1) -> (B, S, D); with T-1 actions the last frame has none."
+        """tokens int64 (B, T, K), actions int64 (B, T) or (B, T-1) -> (B, S, D).
+
+        With T-1 actions the last frame has none.
+        """
 
     def embed_tokens(self, tokens: Tensor, first: int = 0) -> Tensor:
         "tokens int64 (B, n), number `first` and following of a frame -> (B, n, D)."
@@ -255,7 +379,9 @@ class SequenceLayout(Protocol):
         "The positions that predict reward and ending -> int64 (steps,)."
 
     def labels(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        "What token_positions must predict -> int64 (B, T * K), -100 where there is nothing to learn."
+        """What token_positions must predict -> int64 (B, T * K), -100 where there is nothing to
+        learn.
+        """
 
 # %% ../nbs/06_world_model.ipynb #614011c6
 class HeadsLike(Protocol):
@@ -271,7 +397,9 @@ class HeadsLike(Protocol):
         "y (..., D) -> logits (..., 2) of going on and ending."
 
     def reward_loss(self, out: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-        "out (B, T, any), rewards float (B, T), mask bool (B, T) -> mean loss over the real steps, a scalar."
+        """out (B, T, any), rewards float (B, T), mask bool (B, T) -> mean loss over the real steps,
+        a scalar.
+        """
 
     def sample_reward(self, out: Tensor, generator: torch.Generator) -> Tensor:
         "out (B, any) -> reward float (B,)."

@@ -1,4 +1,5 @@
 """How long a dreamt frame takes at the paper's size, word by word and guessed ahead: python tests/bench_ahead.py [150], updates of training on the recorded Pong"""
+
 import dataclasses
 import sys
 import time
@@ -11,29 +12,53 @@ from iris_edu.replay import to_float
 from iris_edu.speed import device_name, draw_ahead, side_by_side
 from iris_edu.world_model import WorldModelConfig
 
+
 def paper_model(tokenizer, updates, steps=2000):
-    "A world model of the paper's size that has seen the first steps of the recorded Pong in short segments, and the words of the held-out game."
+    """A world model of the paper's size that has seen the first steps of the recorded Pong in short
+    segments, and the words of the held-out game.
+    """
     recording = load_episodes("Pong", "train")
-    words = torch.cat([tokenizer.encode(to_float(part)) for part in episode_frames("Pong", "train")[:steps].split(100)])
+    words = torch.cat(
+        [
+            tokenizer.encode(to_float(part))
+            for part in episode_frames("Pong", "train")[:steps].split(100)
+        ]
+    )
     begun = dataclasses.replace(recording, starts=recording.starts[recording.starts < steps])
     short = dataclasses.replace(PAPER, world_model=WorldModelConfig(steps=4))
-    model = train_world_model(begun, words, short, 6, updates, 8, 1e-3, tell=lambda update, losses: update % 50 or print(f"update {update}: {losses}", flush=True))
+    model = train_world_model(
+        begun,
+        words,
+        short,
+        6,
+        updates,
+        8,
+        1e-3,
+        tell=lambda update, losses: update % 50 or print(f"update {update}: {losses}", flush=True),
+    )
     return model, tokenizer.encode(to_float(episode_frames("Pong")[60:360:30]))
+
 
 def frames(dream, words, actions, passes):
     "Dream one frame from each of words (N,K); notes the passes of each."
     hook = dream.world_model.transformer.register_forward_hook(lambda *_: passes.append(1))
     begun = [dream.begin(word[None]) for word in words]
     passes.clear()
+
     def call():
-        for seed, (state, action) in enumerate(zip(begun, actions)): dream.step(state, action[None], torch.Generator().manual_seed(seed))
+        for seed, (state, action) in enumerate(zip(begun, actions)):
+            dream.step(state, action[None], torch.Generator().manual_seed(seed))
+
     return call, hook
+
 
 def main(updates=150):
     tokenizer = load_trained("pong-16").tokenizer
     start = time.perf_counter()
     model, words = paper_model(tokenizer, updates)
-    print(f"{device_name(torch.device('cpu'))}; trained {updates} updates in {time.perf_counter() - start:.0f} s")
+    print(
+        f"{device_name(torch.device('cpu'))}; trained {updates} updates in {time.perf_counter() - start:.0f} s"
+    )
     actions = torch.from_numpy(load_episodes("Pong").actions[60:360:30])
     calls, counts = {}, {}
     for way in (draw_frame, draw_ahead):
@@ -43,8 +68,14 @@ def main(updates=150):
         hook.remove()
         counts[way.__name__], calls[way.__name__] = len(passes) / len(words), call
     calls["decoding alone"] = lambda: [tokenizer.decode(word[None]) for word in words]
-    with torch.no_grad(): took = side_by_side(calls, torch.device("cpu"), 10)
-    for name, ms in took.items(): print(f"{name:<15}{ms / len(words):8.1f} ms a frame{f'{counts[name]:8.1f} passes' if name in counts else ''}")
+    with torch.no_grad():
+        took = side_by_side(calls, torch.device("cpu"), 10)
+    for name, ms in took.items():
+        print(
+            f"{name:<15}{ms / len(words):8.1f} ms a frame{f'{counts[name]:8.1f} passes' if name in counts else ''}"
+        )
     print(f"ratio {took['draw_frame'] / took['draw_ahead']:.2f}")
 
-if __name__ == "__main__": main(*map(int, sys.argv[1:]))
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iris_edu.actor_critic import (
     ActorCritic,
@@ -48,11 +49,14 @@ def test_parameters_of_the_paper(actions, parameters):
     assert count(ActorCritic(ActorCriticConfig(), actions)) == parameters
 
 
-# --- returns ---------------------------------------------------------------------------------------------
+# --- returns
 
 
 def n_step(rewards, values, endings, discount, start, n):
-    "Sum of n discounted rewards from `start`, then the value; an ending cuts everything after it. Plain floats."
+    """Sum of n discounted rewards from `start`, then the value.
+
+    An ending cuts everything after it. Plain floats.
+    """
     total, factor = 0.0, 1.0
     for t in range(start, start + n):
         total += factor * rewards[t]
@@ -69,7 +73,12 @@ def mixture(rewards, values, endings, discount, lam):
     for t in range(steps):
         left = steps - t
         weights = [(1 - lam) * lam ** (n - 1) for n in range(1, left)] + [lam ** (left - 1)]
-        out.append(sum(w * n_step(rewards, values, endings, discount, t, n + 1) for n, w in enumerate(weights)))
+        out.append(
+            sum(
+                w * n_step(rewards, values, endings, discount, t, n + 1)
+                for n, w in enumerate(weights)
+            )
+        )
     return out
 
 
@@ -90,7 +99,13 @@ def trajectories(draw):
 @given(trajectories())
 def test_lambda_returns_are_the_mixture_of_n_step_returns(trajectory):
     rewards, values, endings, discount, lam = trajectory
-    got = lambda_returns(torch.tensor([rewards]).double(), torch.tensor([values]).double(), torch.tensor([endings]), discount, lam)
+    got = lambda_returns(
+        torch.tensor([rewards]).double(),
+        torch.tensor([values]).double(),
+        torch.tensor([endings]),
+        discount,
+        lam,
+    )
     want = torch.tensor([mixture(*trajectory)], dtype=torch.float64)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
@@ -104,12 +119,19 @@ def test_lambda_returns_at_the_paper_horizon_in_single_precision():
     for t in reversed(range(19)):
         target = rewards[:, t] + 0.995 * ~endings[:, t] * (0.05 * values[:, t + 1] + 0.95 * target)
         want.append(target)
-    torch.testing.assert_close(lambda_returns(rewards, values, endings, 0.995, 0.95), torch.stack(want[::-1], 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        lambda_returns(rewards, values, endings, 0.995, 0.95),
+        torch.stack(want[::-1], 1),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_returns_need_one_value_more_than_rewards():
     with pytest.raises(UserError, match="bootstrap"):
-        lambda_returns(torch.zeros(2, 5), torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool), 0.9, 0.9)
+        lambda_returns(
+            torch.zeros(2, 5), torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool), 0.9, 0.9
+        )
 
 
 def test_returns_leave_their_inputs_alone_and_carry_no_gradient():
@@ -118,7 +140,7 @@ def test_returns_leave_their_inputs_alone_and_carry_no_gradient():
     assert not out.requires_grad and rewards.eq(1).all()
 
 
-# --- losses ----------------------------------------------------------------------------------------------
+# --- losses
 
 
 def step_by_step_loss(policy, rollout, config):
@@ -133,11 +155,21 @@ def step_by_step_loss(policy, rollout, config):
             log_probs.append(logits[0].log_softmax(-1))
             values.append(value[0])
         plain = [v.item() for v in values]
-        targets = mixture(rollout.rewards[b].tolist(), plain, rollout.endings[b].tolist(), config.discount, config.lam)
+        targets = mixture(
+            rollout.rewards[b].tolist(),
+            plain,
+            rollout.endings[b].tolist(),
+            config.discount,
+            config.lam,
+        )
         for t in range(steps):
             entropy = -(log_probs[t].exp() * log_probs[t]).sum()
             advantage = targets[t] - plain[t]
-            terms.append(-log_probs[t][rollout.actions[b, t]] * advantage - config.entropy * entropy + (values[t] - targets[t]) ** 2)
+            terms.append(
+                -log_probs[t][rollout.actions[b, t]] * advantage
+                - config.entropy * entropy
+                + (values[t] - targets[t]) ** 2
+            )
             counted += 1
             if rollout.endings[b, t] and not config.count_after_end:
                 break
@@ -152,7 +184,10 @@ def gradients(policy, loss):
 
 @pytest.mark.parametrize("count_after_end", [True, False])
 def test_gradient_equals_the_step_by_step_gradient(count_after_end):
-    policy, config = tiny_policy(), dataclasses.replace(TINY, entropy=0.01, count_after_end=count_after_end)
+    policy, config = (
+        tiny_policy(),
+        dataclasses.replace(TINY, entropy=0.01, count_after_end=count_after_end),
+    )
     rollout = tiny_rollout(policy)
     fast = gradients(policy, sum(actor_critic_loss(policy, rollout, config).values()))
     slow = gradients(policy, step_by_step_loss(policy, rollout, config))
@@ -164,14 +199,18 @@ def test_the_actor_term_does_not_train_the_critic_and_the_other_way_round():
     policy = tiny_policy()
     losses = actor_critic_loss(policy, tiny_rollout(policy), TINY)
     heads = [policy.actor.weight, policy.critic.weight]
-    from_actions = torch.autograd.grad(losses["actions"], heads, retain_graph=True, allow_unused=True)
+    from_actions = torch.autograd.grad(
+        losses["actions"], heads, retain_graph=True, allow_unused=True
+    )
     from_values = torch.autograd.grad(losses["values"], heads, allow_unused=True)
     assert from_actions[1] is None or from_actions[1].abs().max() == 0
     assert from_values[0] is None or from_values[0].abs().max() == 0
 
 
 def spoil_after_end(rollout):
-    "Change every reward and action after the first ending, but no frame (the network still reads frames in order)."
+    """Change every reward and action after the first ending, but no frame (the network still reads
+    frames in order).
+    """
     after = counted_steps(rollout.endings, False) == 0
     assert after.any()
     return rollout._replace(
@@ -184,7 +223,9 @@ def spoil_after_end(rollout):
 def test_steps_after_an_imagined_end(count_after_end, changed):
     policy, config = tiny_policy(), dataclasses.replace(TINY, count_after_end=count_after_end)
     rollout = tiny_rollout(policy, batch=8, end_rate=0.3)
-    plain, spoiled = (actor_critic_loss(policy, r, config) for r in (rollout, spoil_after_end(rollout)))
+    plain, spoiled = (
+        actor_critic_loss(policy, r, config) for r in (rollout, spoil_after_end(rollout))
+    )
     assert (abs(plain["values"] - spoiled["values"]) > 1e-3) == changed
     assert (abs(plain["actions"] - spoiled["actions"]) > 1e-4) == changed
 
@@ -202,12 +243,13 @@ def test_losses_stay_finite_under_autocast():
     assert all(v.isfinite() and v.dtype == torch.float32 and v.ndim == 0 for v in losses.values())
 
 
-# --- recurrence ------------------------------------------------------------------------------------------
+# --- recurrence
 
 
 def test_mixed_precision_keeps_the_state_in_full_precision():
     policy, frames = tiny_policy(), torch.rand(2, 5, 3, 16, 16)
-    with torch.autocast("cpu", torch.bfloat16): logits, _, (h, c) = policy.unroll(frames, policy.initial_state(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, _, (h, c) = policy.unroll(frames, policy.initial_state(2))
     assert logits.dtype == torch.bfloat16 and h.dtype == c.dtype == torch.float32
     assert not torch.equal(c, c.bfloat16().float())  # it holds more than half precision can
 
@@ -228,12 +270,17 @@ def test_padding_is_as_if_it_were_not_there():
     mask = torch.tensor([[False, False, True, True, True]])
     torch.testing.assert_close(burn_in(policy, frames, mask), burn_in(policy, frames[:, 2:]))
     spoiled = torch.where(mask[..., None, None, None], frames, torch.rand_like(frames))
-    torch.testing.assert_close(burn_in(policy, spoiled, mask), burn_in(policy, frames, mask), rtol=0, atol=0)
+    torch.testing.assert_close(
+        burn_in(policy, spoiled, mask), burn_in(policy, frames, mask), rtol=0, atol=0
+    )
 
 
 def test_a_history_of_nothing_leaves_the_initial_state():
     policy, frames = tiny_policy(), torch.rand(2, 4, 3, 16, 16)
-    for state in (burn_in(policy, frames, torch.zeros(2, 4, dtype=torch.bool)), burn_in(policy, frames[:, :0])):
+    for state in (
+        burn_in(policy, frames, torch.zeros(2, 4, dtype=torch.bool)),
+        burn_in(policy, frames[:, :0]),
+    ):
         assert all(s.eq(0).all() for s in state)
 
 
@@ -242,7 +289,7 @@ def test_burn_in_needs_no_gradient():
     assert not any(s.requires_grad for s in burn_in(policy, torch.rand(2, 4, 3, 16, 16)))
 
 
-# --- the rest --------------------------------------------------------------------------------------------
+# --- the rest
 
 
 def test_sampled_actions_follow_the_temperature():
@@ -253,7 +300,17 @@ def test_sampled_actions_follow_the_temperature():
     assert sample_actions(logits, g, 0.0).eq(0).all()
 
 
-@pytest.mark.parametrize("bad", [dict(lam=1.5), dict(discount=-0.1), dict(horizon=1), dict(burn_in=-1), dict(channels=()), dict(hidden=0)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(lam=1.5),
+        dict(discount=-0.1),
+        dict(horizon=1),
+        dict(burn_in=-1),
+        dict(channels=()),
+        dict(hidden=0),
+    ],
+)
 def test_bad_configurations(bad):
     with pytest.raises(UserError):
         ActorCriticConfig(**bad)

@@ -1,4 +1,5 @@
 "Sizes, limits and input handling of the encoder and the decoder."
+
 import pytest
 import torch
 
@@ -6,11 +7,14 @@ from iris_edu.autoencoder import AutoencoderConfig, Decoder, Encoder
 from iris_edu.settings import UserError
 
 
-def parameters(module): return sum(p.numel() for p in module.parameters())
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
 
 
 def small(**changes):
-    return AutoencoderConfig(**{**dict(channels=16, residual_blocks=1, attention=(8,), groups=8, latent=64), **changes})
+    return AutoencoderConfig(
+        **{**dict(channels=16, residual_blocks=1, attention=(8,), groups=8, latent=64), **changes}
+    )
 
 
 def test_paper_size_has_the_published_number_of_parameters():
@@ -33,12 +37,23 @@ def test_64_tokens_take_one_halving_less():
     assert Encoder(config)(torch.rand(1, 3, 64, 64)).shape == (1, 512, 8, 8)
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(tokens=15), "9 or 16"), (dict(tokens=0), "at least 1"), (dict(tokens=-4), "at least 1"),
-    (dict(size=84), "power of two"), (dict(size=64, tokens=9), "power of two"), (dict(size=2), "power of two"),
-    (dict(channels=48, groups=32), "multiple of groups"), (dict(channels=0), "between 1 and"),
-    (dict(residual_blocks=0), "between 1 and 128"), (dict(groups=0), "at least 1"), (dict(latent=0), "between 1 and"), (dict(latent=10**9), "between 1 and"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(tokens=15), "9 or 16"),
+        (dict(tokens=0), "at least 1"),
+        (dict(tokens=-4), "at least 1"),
+        (dict(size=84), "power of two"),
+        (dict(size=64, tokens=9), "power of two"),
+        (dict(size=2), "power of two"),
+        (dict(channels=48, groups=32), "multiple of groups"),
+        (dict(channels=0), "between 1 and"),
+        (dict(residual_blocks=0), "between 1 and 128"),
+        (dict(groups=0), "at least 1"),
+        (dict(latent=0), "between 1 and"),
+        (dict(latent=10**9), "between 1 and"),
+    ],
+)
 def test_impossible_sizes_say_how_to_mend_them(changes, words):
     with pytest.raises(UserError, match=words):
         AutoencoderConfig(**changes)
@@ -46,14 +61,19 @@ def test_impossible_sizes_say_how_to_mend_them(changes, words):
 
 def test_decoder_output_is_not_clamped():
     decoder = Decoder(small())
-    with torch.no_grad(): decoder.body[-2][-1].bias.fill_(9.)
+    with torch.no_grad():
+        decoder.body[-2][-1].bias.fill_(9.0)
     assert decoder(torch.randn(1, 64, 4, 4)).max() > 1
 
 
 def test_every_parameter_gets_a_gradient():
     encoder, decoder = Encoder(small()), Decoder(small())
     decoder(encoder(torch.rand(2, 3, 64, 64))).square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for m in (encoder, decoder) for p in m.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for m in (encoder, decoder)
+        for p in m.parameters()
+    )
 
 
 def test_a_frame_does_not_depend_on_its_batch():
@@ -66,10 +86,15 @@ def test_folded_pixels_keep_the_shapes(size, tokens, patch):
     config = small(size=size, tokens=tokens, patch=patch)
     frames = torch.rand(2, 3, size, size)
     latent = Encoder(config)(frames)
-    assert latent.shape == (2, 64, config.grid, config.grid) and Decoder(config)(latent).shape == frames.shape
+    assert (
+        latent.shape == (2, 64, config.grid, config.grid)
+        and Decoder(config)(latent).shape == frames.shape
+    )
     assert config.layers == small(size=size, tokens=tokens).layers - (patch.bit_length() - 1)
 
 
 def test_a_patch_that_does_not_fit_is_named():
-    with pytest.raises(UserError, match="patch=3 does not divide the 16 pixels"): small(patch=3)
-    with pytest.raises(UserError, match="patch"): small(patch=0)
+    with pytest.raises(UserError, match="patch=3 does not divide the 16 pixels"):
+        small(patch=3)
+    with pytest.raises(UserError, match="patch"):
+        small(patch=0)

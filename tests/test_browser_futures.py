@@ -1,4 +1,5 @@
 """The three views of appendix A8 in a real browser: with the mouse, with the keyboard, and what a screen reader is told."""
+
 import pytest
 
 SETUP = """import numpy as np
@@ -8,38 +9,53 @@ from iris_edu.material import load_trained
 from iris_edu.replay import record
 catch, chance = load_trained("catch-small"), np.random.default_rng(0)
 fall = record(make_env(catch.config.env), lambda frame: chance.integers(3), steps=100)"""
-VIEWS = {"against": "RealityAgainstDream(catch, fall, start=8)", "tree": "ManyFutures(catch, fall, start=8, samples=2, steps=5)",
-         "returns": "ReturnExplorer(catch, fall)"}
+VIEWS = {
+    "against": "RealityAgainstDream(catch, fall, start=8)",
+    "tree": "ManyFutures(catch, fall, start=8, samples=2, steps=5)",
+    "returns": "ReturnExplorer(catch, fall)",
+}
 
 
 @pytest.fixture(scope="module")
 def pages(lab):
     "A page for each view, opened when it is first asked for."
     opened = {}
+
     def page(name):
-        if name not in opened: opened[name] = lab.cells(f"futures_{name}", SETUP, VIEWS[name])
+        if name not in opened:
+            opened[name] = lab.cells(f"futures_{name}", SETUP, VIEWS[name])
         opened[name].bring_to_front()
         opened[name].wait_for_selector(".iris-status:not(:empty)", timeout=60_000)
         return opened[name]
+
     return page
 
 
 def said(page, part):
     "Waits until the view says a sentence with these words."
-    page.wait_for_function("part => [...document.querySelectorAll('.iris-status')].some(e => e.textContent.includes(part))", arg=part, timeout=20_000)
+    page.wait_for_function(
+        "part => [...document.querySelectorAll('.iris-status')].some(e => e.textContent.includes(part))",
+        arg=part,
+        timeout=20_000,
+    )
 
 
 def changed(page, lab, gallery, before, index=0):
     "Waits until a picture is another one."
     for _ in range(100):
-        if lab.picture(gallery, index) != before: return
+        if lab.picture(gallery, index) != before:
+            return
         page.wait_for_timeout(100)
     raise AssertionError("the picture stayed as it was")
 
 
 def field(page, name):
     "The control with this description."
-    return page.locator(".widget-inline-hbox, .widget-text, .widget-dropdown").filter(has=page.locator("label", has_text=name)).first
+    return (
+        page.locator(".widget-inline-hbox, .widget-text, .widget-dropdown")
+        .filter(has=page.locator("label", has_text=name))
+        .first
+    )
 
 
 def test_reality_against_dream_by_mouse(lab, pages):
@@ -50,19 +66,26 @@ def test_reality_against_dream_by_mouse(lab, pages):
     said(page, "Step 5 from frame 8")
     changed(page, lab, large, before)
     for title in ("what its words draw", "words of the dream"):
-        assert lab.gallery(page, title).get_by_role("gridcell").nth(5).get_attribute("aria-selected") == "true"
+        assert (
+            lab.gallery(page, title).get_by_role("gridcell").nth(5).get_attribute("aria-selected")
+            == "true"
+        )
     lab.keep(page, "reality_against_dream")
 
 
 def test_other_dice_give_another_dream(lab, pages):
     page = pages("against")
     dream = lab.gallery(page, "dream, same actions")
-    pictures = lambda: [lab.picture(dream, index) for index in range(11)]
+
+    def pictures():
+        return [lab.picture(dream, index) for index in range(11)]
+
     before, dice = pictures(), field(page, "dice").locator("input")
     dice.fill("7")
     dice.press("Enter")
     for _ in range(100):
-        if pictures() != before: break
+        if pictures() != before:
+            break
         page.wait_for_timeout(100)
     assert pictures() != before and pictures()[:2] == before[:2]  # two frames are given
 
@@ -86,7 +109,10 @@ def test_many_futures_by_mouse(lab, pages):
     tree.get_by_role("gridcell").nth(3).click()
     said(page, "3 dreamt steps")
     assert way.locator("canvas").count() == shown + 3
-    inside = lambda pixels: [pixels[4 * (32 * y + x)] for y in range(1, 31) for x in range(1, 31)]
+
+    def inside(pixels):
+        return [pixels[4 * (32 * y + x)] for y in range(1, 31) for x in range(1, 31)]
+
     assert inside(lab.picture(way, shown + 2)) == inside(future)
     lab.keep(page, "many_futures")
     page.get_by_role("button", name="back").click()
@@ -99,11 +125,13 @@ def test_many_futures_by_keyboard(lab, pages):
     page = pages("tree")
     tree = lab.gallery(page, "6 futures")
     tree.get_by_role("gridcell").first.focus()
-    for key in ("ArrowRight", "ArrowRight", "ArrowDown"): page.keyboard.press(key)
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
     said(page, "Future 2, step 2")
     page.keyboard.press("Enter")
     said(page, "2 dreamt steps")
-    assert page.evaluate("document.activeElement.closest('.iris-gallery') !== null")  # who came by keyboard may go on by keyboard
+    # who came by keyboard may go on by keyboard
+    assert page.evaluate("document.activeElement.closest('.iris-gallery') !== null")
     page.keyboard.press("ArrowRight")
     said(page, "Press it to go on from there")
 
@@ -111,11 +139,18 @@ def test_many_futures_by_keyboard(lab, pages):
 def test_the_return_explorer(lab, pages):
     page = pages("returns")
     film, chart = lab.gallery(page, "press a step"), page.locator(".iris-gallery canvas").last
-    pixels = lambda: chart.evaluate("c => c.toDataURL()")
+
+    def pixels():
+        return chart.evaluate("c => c.toDataURL()")
+
     before = pixels()
     film.get_by_role("gridcell").nth(4).click()
     said(page, "Step 4: reward")
-    page.wait_for_function("before => [...document.querySelectorAll('.iris-gallery canvas')].at(-1).toDataURL() !== before", arg=before, timeout=20_000)
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('.iris-gallery canvas')].at(-1).toDataURL() !== before",
+        arg=before,
+        timeout=20_000,
+    )
     lab.keep(page, "return_explorer")
     page.keyboard.press("Home")
     said(page, "Step 0: reward")

@@ -1,4 +1,5 @@
 "A run seen from outside: its folder as text, `iris-edu watch`, and the dashboard without a browser."
+
 import asyncio
 import dataclasses
 import math
@@ -9,12 +10,22 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from iris_edu import dashboard
 from iris_edu.cli import main
-from iris_edu.dashboard import Dashboard, charts, clock, pictures, progress, sparkline, summary, time_left
+from iris_edu.dashboard import (
+    Dashboard,
+    charts,
+    clock,
+    pictures,
+    progress,
+    sparkline,
+    summary,
+    time_left,
+)
 from iris_edu.runs import append_metrics, read_metrics
 from iris_edu.settings import UserError
 from iris_edu.training import PRESETS, begin
@@ -26,11 +37,24 @@ ROOT = Path(__file__).resolve().parent.parent
 def record(epoch):
     "What an epoch of `small` writes, with round numbers."
     values = {"epoch": epoch}
-    if epoch <= 16: values |= {"collect/return": -3.0 + epoch / 10, "collect/seconds": 1.0}
-    if epoch <= 6: values |= {"tokenizer/reconstruction": 0.07 / epoch, "tokenizer/commitment": 0.01, "tokenizer/seconds": 3.0}
-    if epoch > 5: values |= {"world_model/transition": 3.0 / epoch, "world_model/seconds": 12.0}
-    if epoch > 10: values |= {"actor_critic/values": 1.0, "actor_critic/seconds": 35.0}
-    if epoch % 2 == 0: values |= {"evaluate/return": epoch / 2, "evaluate/codebook_used": 0.25, "evaluate/seconds": 0.5}
+    if epoch <= 16:
+        values |= {"collect/return": -3.0 + epoch / 10, "collect/seconds": 1.0}
+    if epoch <= 6:
+        values |= {
+            "tokenizer/reconstruction": 0.07 / epoch,
+            "tokenizer/commitment": 0.01,
+            "tokenizer/seconds": 3.0,
+        }
+    if epoch > 5:
+        values |= {"world_model/transition": 3.0 / epoch, "world_model/seconds": 12.0}
+    if epoch > 10:
+        values |= {"actor_critic/values": 1.0, "actor_critic/seconds": 35.0}
+    if epoch % 2 == 0:
+        values |= {
+            "evaluate/return": epoch / 2,
+            "evaluate/codebook_used": 0.25,
+            "evaluate/seconds": 0.5,
+        }
     return values | {"steps": 400 * min(epoch, 16)}
 
 
@@ -38,8 +62,11 @@ def record(epoch):
 def run(tmp_path):
     "A run folder and a function that lets it go on to an epoch."
     begin(SMALL, tmp_path)
+
     def until(last):
-        for epoch in range(len(read_metrics(tmp_path)) + 1, last + 1): append_metrics(tmp_path, record(epoch))
+        for epoch in range(len(read_metrics(tmp_path)) + 1, last + 1):
+            append_metrics(tmp_path, record(epoch))
+
     return tmp_path, until
 
 
@@ -49,7 +76,9 @@ def paint(folder, epoch, colour="red"):
 
 
 def test_summary_of_a_run_that_has_just_begun(run):
-    assert "epoch 0 of 20: no epoch is finished yet" in summary(run[0]) and "no picture yet" in summary(run[0])
+    assert "epoch 0 of 20: no epoch is finished yet" in summary(
+        run[0]
+    ) and "no picture yet" in summary(run[0])
 
 
 def test_summary_of_a_live_run(run):
@@ -57,7 +86,10 @@ def test_summary_of_a_live_run(run):
     until(12)
     text = summary(folder)
     assert "epoch 12 of 20, 4,800 environment steps" in text and "evaluate/codebook_used" in text
-    assert "the last epoch took 48 s (collect 1.0, world_model 12.0, actor_critic 35.0, evaluate 0.5 s)" in text
+    assert (
+        "the last epoch took 48 s (collect 1.0, world_model 12.0, actor_critic 35.0, evaluate 0.5 s)"
+        in text
+    )
     assert "6 min left" in text and "world_model/transition          0.25" in text
 
 
@@ -65,7 +97,11 @@ def test_summary_of_a_finished_run(run):
     folder, until = run
     until(20)
     paint(folder, 20)
-    assert ": finished" in summary(folder) and " left" not in summary(folder) and "epoch_0020.png" in summary(folder)
+    assert (
+        ": finished" in summary(folder)
+        and " left" not in summary(folder)
+        and "epoch_0020.png" in summary(folder)
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
@@ -74,10 +110,12 @@ def test_half_a_line_disturbs_nobody(run, cut):
     until(8)
     before, path = table(folder), folder / "metrics.jsonl"
     line = path.read_text().splitlines()[-1]
-    with open(path, "a") as file: file.write(line[:cut])
+    with open(path, "a") as file:
+        file.write(line[:cut])
     assert table(folder) == before
     Dashboard(folder).refresh()
-    with open(path, "a") as file: file.write(line[cut:] + "\n")
+    with open(path, "a") as file:
+        file.write(line[cut:] + "\n")
     assert len(read_metrics(folder)) == 9
 
 
@@ -97,13 +135,18 @@ def test_time_left_names_what_it_cannot_know(run):
     until(4)
     seconds, unknown = time_left(SMALL, read_metrics(folder))
     assert (seconds, unknown) == (12 * 1.0 + 2 * 3.0 + 8 * 0.5, ["world_model", "actor_critic"])
-    assert progress(SMALL, read_metrics(folder))[-1] == "more than 22 s left, world_model and actor_critic not counted"
+    assert (
+        progress(SMALL, read_metrics(folder))[-1]
+        == "more than 22 s left, world_model and actor_critic not counted"
+    )
 
 
 def test_time_left_without_evaluation(run):
     folder, until = run
     until(12)
-    never = dataclasses.replace(SMALL, training=dataclasses.replace(SMALL.training, evaluate_every=0))
+    never = dataclasses.replace(
+        SMALL, training=dataclasses.replace(SMALL.training, evaluate_every=0)
+    )
     assert time_left(never, read_metrics(folder))[0] == 4 * 1.0 + 8 * 47.0
 
 
@@ -115,7 +158,13 @@ def test_a_sparkline_draws_anything(values):
 
 
 def test_words_for_durations():
-    assert [clock(x) for x in (0.4, 89, 90, 3600, 100_000)] == ["0 s", "89 s", "2 min", "60 min", "27 h 47 min"]
+    assert [clock(x) for x in (0.4, 89, 90, 3600, 100_000)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "27 h 47 min",
+    ]
 
 
 def test_charts_have_one_size_and_words(run):
@@ -123,12 +172,19 @@ def test_charts_have_one_size_and_words(run):
     until(12)
     drawn = charts(read_metrics(folder))
     assert len(drawn) == 5 and len({picture.shape for _, picture, _ in drawn}) == 1
-    assert dict((title, words) for title, _, words in drawn)["Codebook: share of codes used"] == "evaluate codebook used 0.25, at first 0.25"
+    assert {title: words for title, _, words in drawn}[
+        "Codebook: share of codes used"
+    ] == "evaluate codebook used 0.25, at first 0.25"
     assert charts([]) == []
 
 
 def test_a_chart_bears_what_is_not_a_number():
-    assert charts([{"epoch": 1, "world_model/transition": math.nan}, {"epoch": 2, "world_model/transition": math.inf}])
+    assert charts(
+        [
+            {"epoch": 1, "world_model/transition": math.nan},
+            {"epoch": 2, "world_model/transition": math.inf},
+        ]
+    )
 
 
 # The command
@@ -155,7 +211,10 @@ def test_watch_looks_again(run, capsys, monkeypatch):
     assert capsys.readouterr().out.count("Catch, seed 0") == 2
 
 
-@pytest.mark.parametrize("words, sentence", [("nowhere", "not a run folder"), ("{folder} --seconds 0", "must be greater than 0")])
+@pytest.mark.parametrize(
+    "words, sentence",
+    [("nowhere", "not a run folder"), ("{folder} --seconds 0", "must be greater than 0")],
+)
 def test_watch_ends_with_a_sentence(run, capsys, words, sentence):
     assert main(["watch", *words.format(folder=run[0]).split()]) == 2
     assert sentence in capsys.readouterr().err
@@ -163,8 +222,18 @@ def test_watch_ends_with_a_sentence(run, capsys, words, sentence):
 
 def test_ctrl_c_ends_with_130(run):
     code = f"import sys; from iris_edu.cli import main; sys.exit(main(['watch', {str(run[0])!r}, '--seconds', '60']))"
-    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that Ctrl-C is ignored
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+
+    # tests that run in the background inherit that Ctrl-C is ignored
+    def heed():
+        return signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,
+    )
     assert "Catch" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -174,9 +243,15 @@ def test_ctrl_c_ends_with_130(run):
 def test_watch_needs_no_notebook_packages(run):
     run[1](2)
     hide = "import sys; sys.modules.update(dict.fromkeys(['anywidget', 'ipywidgets', 'traitlets', 'IPython', 'matplotlib']));"
-    code = hide + f"from iris_edu.cli import main; main(['watch', {str(run[0])!r}, '--once']); from iris_edu.dashboard import Dashboard; Dashboard({str(run[0])!r})"
+    code = (
+        hide
+        + f"from iris_edu.cli import main; main(['watch', {str(run[0])!r}, '--once']); from iris_edu.dashboard import Dashboard; Dashboard({str(run[0])!r})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "epoch 2 of 20" in done.stdout and "UserError: The dashboard needs the notebook packages" in done.stderr
+    assert (
+        "epoch 2 of 20" in done.stdout
+        and "UserError: The dashboard needs the notebook packages" in done.stderr
+    )
 
 
 # The widget
@@ -185,18 +260,32 @@ def test_watch_needs_no_notebook_packages(run):
 def test_dashboard_shows_what_there_is(run):
     folder, until = run
     board = Dashboard(folder)
-    assert "no epoch is finished yet" in board.voice.status and "No picture yet" in board.picture.status and board.snapshot()
+    assert (
+        "no epoch is finished yet" in board.voice.status
+        and "No picture yet" in board.picture.status
+        and board.snapshot()
+    )
     until(12)
-    for epoch in (2, 4): paint(folder, epoch)
+    for epoch in (2, 4):
+        paint(folder, epoch)
     board.button.click()
-    assert "epoch 12 of 20" in board.voice.status and "return 6" in board.voice.status and "25% of the codes in use" in board.voice.status
-    assert board.curves.shape[0] == len(board.curves.labels) == 5 and board.epoch.options == (2, 4) and board.epoch.value == 4
+    assert (
+        "epoch 12 of 20" in board.voice.status
+        and "return 6" in board.voice.status
+        and "25% of the codes in use" in board.voice.status
+    )
+    assert (
+        board.curves.shape[0] == len(board.curves.labels) == 5
+        and board.epoch.options == (2, 4)
+        and board.epoch.value == 4
+    )
 
 
 def test_dashboard_keeps_the_picture_that_was_chosen(run):
     folder, until = run
     until(6)
-    for epoch in (2, 4): paint(folder, epoch)
+    for epoch in (2, 4):
+        paint(folder, epoch)
     board = Dashboard(folder)
     board.epoch.value = 2
     assert "epoch 2" in board.picture.title
@@ -225,6 +314,7 @@ async def until_true(condition, seconds=10):
 
 def test_dashboard_follows_until_the_end(run):
     folder, until = run
+
     async def go():
         board = Dashboard(folder, seconds=0.02)
         board.following.value = True
@@ -236,13 +326,19 @@ def test_dashboard_follows_until_the_end(run):
         until(20)
         await until_true(lambda: not board.following.value)
         assert "finished" in board.voice.status and board.task is None
+
     asyncio.run(go())
 
 
 def test_following_stops_when_asked_closed_or_made_again(run):
     folder, until = run
+
     async def go():
-        for end in (lambda board: setattr(board.following, "value", False), lambda board: board.close(), lambda board: Dashboard(folder)):
+        for end in (
+            lambda board: setattr(board.following, "value", False),
+            lambda board: board.close(),
+            lambda board: Dashboard(folder),
+        ):
             board = Dashboard(folder, seconds=0.02)
             board.following.value = True
             task = board.task
@@ -250,11 +346,13 @@ def test_following_stops_when_asked_closed_or_made_again(run):
             end(board)
             await until_true(task.done)
             assert not board.following.value
+
     asyncio.run(go())
 
 
 def test_an_error_while_following_is_a_sentence(run):
     folder, until = run
+
     async def go():
         board = Dashboard(folder, seconds=0.02)
         board.following.value = True
@@ -262,11 +360,13 @@ def test_an_error_while_following_is_a_sentence(run):
         (folder / "pictures/epoch_0002.png").write_text("no picture")
         await until_true(lambda: not board.following.value)
         assert board.voice.wrong
+
     asyncio.run(go())
 
 
 def test_a_missing_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a run folder"): Dashboard(tmp_path)
+    with pytest.raises(UserError, match="not a run folder"):
+        Dashboard(tmp_path)
     assert pictures(tmp_path) == {}
 
 

@@ -1,11 +1,13 @@
 """Damaged files of every kind before every command that reads them; `python tests/fuzz.py` tries seven times as many."""
+
+import fuzz
 import pytest
 import torch
 
-import fuzz
 from iris_edu import runs
 
-SMALL = ("VGG16 .ckpt", "VGG16 .safetensors", "trusted.txt")  # their good files are refused too: weights of one number, a stranger's code
+# their good files are refused too: weights of one number, a stranger's code
+SMALL = ("VGG16 .ckpt", "VGG16 .safetensors", "trusted.txt")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -18,7 +20,11 @@ def threads():
 
 def test_good_files_are_read():
     "Before good files every command ends well, so that a refusal means something."
-    refused = [outcome for outcome in fuzz.untouched() if outcome.verdict != ("sentence" if outcome.kind in SMALL else "harmless")]
+    refused = [
+        outcome
+        for outcome in fuzz.untouched()
+        if outcome.verdict != ("sentence" if outcome.kind in SMALL else "harmless")
+    ]
     assert not refused
 
 

@@ -19,24 +19,37 @@ class PatchTokenizer(nn.Module):
     vocabulary, tokens_per_frame = N, K
 
     def encode(self, frames):
-        return (nn.functional.avg_pool2d(frames.mean(-3, keepdim=True), 4).flatten(-3) * N).long().clamp(max=N - 1)
+        return (
+            (nn.functional.avg_pool2d(frames.mean(-3, keepdim=True), 4).flatten(-3) * N)
+            .long()
+            .clamp(max=N - 1)
+        )
 
     def decode(self, tokens):
         grey = (tokens.unflatten(-1, (1, 2, 2)).float() + 0.5) / N
-        return grey.repeat_interleave(4, -1).repeat_interleave(4, -2).expand(*tokens.shape[:-1], 3, 8, 8)
+        return (
+            grey.repeat_interleave(4, -1)
+            .repeat_interleave(4, -2)
+            .expand(*tokens.shape[:-1], 3, 8, 8)
+        )
 
 
 def make_world_model(steps=5, seed=0):
     torch.manual_seed(seed)
-    model = WorldModel(WorldModelConfig(steps=steps), TransformerConfig(layers=2, heads=2, width=16), N, A, K).eval()
+    model = WorldModel(
+        WorldModelConfig(steps=steps), TransformerConfig(layers=2, heads=2, width=16), N, A, K
+    ).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # at the initial scale all logits are near zero: make them matter
+        # at the initial scale all logits are near zero: make them matter
+        for parameter in model.parameters():
             parameter.mul_(5 if parameter.ndim > 1 else 1)
     return model
 
 
 def make_dream(steps=5, **options):
-    return Dream(PatchTokenizer().eval(), make_world_model(steps), config=ImaginationConfig(**options))
+    return Dream(
+        PatchTokenizer().eval(), make_world_model(steps), config=ImaginationConfig(**options)
+    )
 
 
 def make_policy():
@@ -55,19 +68,23 @@ def real_frames(batch=3, seed=0):
 def count_calls(model, names, log):
     "Append the name to the log whenever one of the model's methods is called."
     for name in names:
+
         def counted(*args, _call=getattr(model, name), _name=name):
             log.append(_name)
             return _call(*args)
+
         setattr(model, name, counted)
 
 
-# --- the sampler -----------------------------------------------------------------------------------------
+# --- the sampler
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_sampler_distribution_chi_squared(temperature):
     logits, draws = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, -0.5]), 60_000
-    tokens = CategoricalSampler(ImaginationConfig(temperature=temperature))(logits.expand(draws, -1), generator(1))
+    tokens = CategoricalSampler(ImaginationConfig(temperature=temperature))(
+        logits.expand(draws, -1), generator(1)
+    )
     expected = draws * (logits / temperature).softmax(-1)
     statistic = ((tokens.bincount(minlength=6) - expected) ** 2 / expected).sum()
     assert statistic < 20.5  # chi-squared, 5 degrees of freedom: exceeded once in a thousand seeds
@@ -77,7 +94,9 @@ def test_top_k_keeps_the_k_best_in_their_proportions():
     logits = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0]).expand(40_000, -1)
     tokens = CategoricalSampler(ImaginationConfig(top_k=2))(logits, generator())
     share = tokens.bincount(minlength=5) / len(tokens)
-    torch.testing.assert_close(share[[1, 3]], torch.tensor([3.0, 2.0]).softmax(-1), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        share[[1, 3]], torch.tensor([3.0, 2.0]).softmax(-1), rtol=0, atol=0.01
+    )
     assert share[[0, 2, 4]].sum() == 0
 
 
@@ -88,17 +107,24 @@ def test_top_k_of_equal_logits_still_keeps_k():
 
 def test_top_1_is_greedy_and_large_top_k_changes_nothing():
     logits = torch.randn(500, N, generator=generator())
-    assert CategoricalSampler(ImaginationConfig(top_k=1))(logits, generator()).equal(logits.argmax(-1))
-    wide, plain = (CategoricalSampler(ImaginationConfig(top_k=k))(logits, generator(3)) for k in (N + 5, 0))
+    assert CategoricalSampler(ImaginationConfig(top_k=1))(logits, generator()).equal(
+        logits.argmax(-1)
+    )
+    wide, plain = (
+        CategoricalSampler(ImaginationConfig(top_k=k))(logits, generator(3)) for k in (N + 5, 0)
+    )
     assert wide.equal(plain)
 
 
-# --- dreams ----------------------------------------------------------------------------------------------
+# --- dreams
 
 
 def test_same_seed_same_dream_and_another_seed_another():
     dream, policy, frames = make_dream(), make_policy(), real_frames(8)
-    runs = [imagine(dream, policy, frames, policy.initial_state(8), 9, generator(seed)) for seed in (4, 4, 5)]
+    runs = [
+        imagine(dream, policy, frames, policy.initial_state(8), 9, generator(seed))
+        for seed in (4, 4, 5)
+    ]
     for first, second in zip(runs[0][:5], runs[1][:5]):
         assert first.equal(second)
     assert not runs[0].tokens.equal(runs[2].tokens)
@@ -116,7 +142,11 @@ def test_shapes_and_types_of_a_rollout():
     rollout = imagine(make_dream(), policy, real_frames(), policy.initial_state(3), 7, generator())
     assert rollout.frames.shape == (3, 7, 3, 8, 8) and rollout.tokens.shape == (3, 7, K)
     assert rollout.actions.shape == rollout.rewards.shape == rollout.endings.shape == (3, 6)
-    assert rollout.actions.dtype == torch.int64 and rollout.rewards.dtype == torch.float32 and rollout.endings.dtype == torch.bool
+    assert (
+        rollout.actions.dtype == torch.int64
+        and rollout.rewards.dtype == torch.float32
+        and rollout.endings.dtype == torch.bool
+    )
     assert set(rollout.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
 
 
@@ -130,7 +160,9 @@ def test_rollouts_never_need_gradient():
 def passes_of(dream, run):
     "How often the Transformer ran, and over how many tokens."
     lengths = []
-    hook = dream.world_model.transformer.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
+    hook = dream.world_model.transformer.register_forward_hook(
+        lambda module, inputs, output: lengths.append(inputs[0].shape[1])
+    )
     run()
     hook.remove()
     return len(lengths), sum(lengths)
@@ -139,18 +171,29 @@ def passes_of(dream, run):
 def test_no_more_than_k_passes_per_imagined_frame():
     dream, horizon = make_dream(steps=20), 20
     policy = make_policy()
-    passes, tokens = passes_of(dream, lambda: imagine(dream, policy, real_frames(), policy.initial_state(3), horizon, generator()))
+    passes, tokens = passes_of(
+        dream,
+        lambda: imagine(
+            dream, policy, real_frames(), policy.initial_state(3), horizon, generator()
+        ),
+    )
     assert passes == 1 + (horizon - 1) * K  # one to read the real frame, then K a frame
-    assert tokens == horizon * (K + 1) - 2  # every token read once; the last frame's last token and action never
+    # every token read once; the last frame's last token and action never
+    assert tokens == horizon * (K + 1) - 2
 
 
 def test_reward_and_ending_alone_cost_one_pass():
     dream = make_dream()
     state = dream.begin(real_frames())
-    assert passes_of(dream, lambda: dream.step(state, torch.zeros(3, dtype=torch.int64), generator(), next_frame=False)) == (1, 2)
+    assert passes_of(
+        dream,
+        lambda: dream.step(state, torch.zeros(3, dtype=torch.int64), generator(), next_frame=False),
+    ) == (1, 2)
 
 
-@pytest.mark.parametrize("keep, refreshed_at", [(1, [20, 39, 58]), (3, [20, 37, 54]), (19, [20, 21, 22])])
+@pytest.mark.parametrize(
+    "keep, refreshed_at", [(1, [20, 39, 58]), (3, [20, 37, 54]), (19, [20, 21, 22])]
+)
 def test_the_context_is_refreshed_at_the_right_steps(keep, refreshed_at):
     dream, log, when = make_dream(steps=20, keep_frames=keep), [], []
     state, g = dream.begin(real_frames(1)), generator()
@@ -160,7 +203,10 @@ def test_the_context_is_refreshed_at_the_right_steps(keep, refreshed_at):
         state, _, _ = dream.step(state, torch.tensor([step % A]), g)
         when += [step] * (len(log) - before)
     assert when == refreshed_at
-    assert state.history_tokens.shape == (1, keep, K) and state.history_actions.shape == (1, keep - 1)
+    assert state.history_tokens.shape == (1, keep, K) and state.history_actions.shape == (
+        1,
+        keep - 1,
+    )
 
 
 def test_a_refresh_reads_the_last_frames_and_the_actions_between_them():
@@ -168,7 +214,9 @@ def test_a_refresh_reads_the_last_frames_and_the_actions_between_them():
     begin = dream.world_model.begin
     state, g, frames, actions = dream.begin(real_frames(2)), generator(), [], []
     frames.append(state.tokens)
-    dream.world_model.begin = lambda tokens, taken: seen.append((tokens, taken)) or begin(tokens, taken)
+    dream.world_model.begin = lambda tokens, taken: (
+        seen.append((tokens, taken)) or begin(tokens, taken)
+    )
     while not seen:
         actions.append(torch.randint(0, A, (2,), generator=g))
         state, _, _ = dream.step(state, actions[-1], g)
@@ -197,17 +245,24 @@ def test_keeping_too_many_frames_is_refused():
 
 
 def test_a_state_can_be_continued_twice():
-    "A step must not spoil the state it started from, or branching dreams would disturb one another."
+    """A step must not spoil the state it started from, or branching dreams would disturb one
+    another.
+    """
     dream = make_dream(steps=20)
     state, g = dream.begin(real_frames(2)), generator()
     for _ in range(3):
         state, _, _ = dream.step(state, torch.tensor([0, 1]), g)
-    first, second = (dream.step(state, torch.tensor([2, 2]), generator(7))[0].tokens for _ in range(2))
+    first, second = (
+        dream.step(state, torch.tensor([2, 2]), generator(7))[0].tokens for _ in range(2)
+    )
     assert first.equal(second)
 
 
 def test_the_dream_follows_the_world_model():
-    "Tokens drawn in a dream have the probability that the full pass gives them: compare with greedy draws."
+    """Tokens drawn in a dream have the probability that the full pass gives them.
+
+    Compare with greedy draws.
+    """
     dream = make_dream(steps=6, top_k=1)
     policy = make_policy()
     rollout = imagine(dream, policy, real_frames(), policy.initial_state(3), 6, generator())
@@ -217,7 +272,7 @@ def test_the_dream_follows_the_world_model():
     assert logits.argmax(-1)[:, K - 1 : -1].equal(rollout.tokens[:, 1:].flatten(1))
 
 
-# --- the environment and bad input -----------------------------------------------------------------------
+# --- the environment and bad input
 
 
 def test_dream_env_keeps_ended_games_ended():
@@ -227,7 +282,9 @@ def test_dream_env_keeps_ended_games_ended():
     before = torch.zeros(16, dtype=torch.bool)
     for _ in range(12):
         observations, rewards, terminations, truncations, infos = env.step([0] * 16)
-        assert rewards[before].eq(0).all() and (terminations | ~before).all() and not truncations.any()
+        assert (
+            rewards[before].eq(0).all() and (terminations | ~before).all() and not truncations.any()
+        )
         before = terminations
     assert before.any()
 
@@ -254,7 +311,9 @@ def test_bad_input():
         dream.begin(real_frames())
 
 
-@pytest.mark.parametrize("bad", [dict(temperature=0.0), dict(temperature=-1.0), dict(top_k=-1), dict(keep_frames=0)])
+@pytest.mark.parametrize(
+    "bad", [dict(temperature=0.0), dict(temperature=-1.0), dict(top_k=-1), dict(keep_frames=0)]
+)
 def test_bad_configurations(bad):
     with pytest.raises(UserError):
         ImaginationConfig(**bad)

@@ -1,4 +1,5 @@
 """Plots: what the appendix does not show."""
+
 import io
 import subprocess
 import sys
@@ -7,11 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from iris_edu import plots
-from iris_edu.plots import COLOURS, agent_map, plot_curves, plot_intervals, show_frames, show_tokens, strip, to_uint8
+from iris_edu.plots import (
+    COLOURS,
+    agent_map,
+    plot_curves,
+    plot_intervals,
+    show_frames,
+    show_tokens,
+    strip,
+    to_uint8,
+)
 from iris_edu.settings import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +37,17 @@ def png(figure):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 3), max_size=3), st.integers(4, 9), st.integers(4, 9), st.booleans(), st.booleans(), st.booleans())
-def test_to_uint8_gives_the_same_picture_for_every_form(lead, height, width, as_torch, as_float, channels_first):
+@given(
+    st.lists(st.integers(1, 3), max_size=3),
+    st.integers(4, 9),
+    st.integers(4, 9),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_to_uint8_gives_the_same_picture_for_every_form(
+    lead, height, width, as_torch, as_float, channels_first
+):
     frames = np.random.default_rng(0).integers(0, 256, (*lead, height, width, 3), np.uint8)
     other = frames.astype(np.float32) / 255 if as_float else frames
     other = np.moveaxis(other, -1, -3) if channels_first else other
@@ -47,12 +67,24 @@ def test_to_uint8_copes_with_grey_bool_and_bad_numbers():
 
 def test_to_uint8_does_not_touch_what_it_is_given():
     frames = FRAMES.copy()
-    to_uint8(frames); strip(frames); show_frames(frames); show_tokens(frames, np.zeros((5, 16), int))
+    to_uint8(frames)
+    strip(frames)
+    show_frames(frames)
+    show_tokens(frames, np.zeros((5, 16), int))
     assert np.array_equal(frames, FRAMES)
 
 
-@pytest.mark.parametrize("rows, count", [(FRAMES[0], (1, 1)), (FRAMES, (5, 1)), (list(FRAMES), (5, 1)), ([FRAMES, FRAMES[:2]], (5, 2)),
-                                         (np.stack([FRAMES, FRAMES]), (5, 2)), ([list(FRAMES[:3])], (3, 1))])
+@pytest.mark.parametrize(
+    "rows, count",
+    [
+        (FRAMES[0], (1, 1)),
+        (FRAMES, (5, 1)),
+        (list(FRAMES), (5, 1)),
+        ([FRAMES, FRAMES[:2]], (5, 2)),
+        (np.stack([FRAMES, FRAMES]), (5, 2)),
+        ([list(FRAMES[:3])], (3, 1)),
+    ],
+)
 def test_strip_takes_one_frame_a_row_or_rows(rows, count):
     image = strip(rows, scale=3, gap=1)
     assert image.size == (count[0] * (36 + 1) - 1, count[1] * (48 + 1) - 1)
@@ -61,7 +93,8 @@ def test_strip_takes_one_frame_a_row_or_rows(rows, count):
 
 @pytest.mark.parametrize("rows", [[], np.zeros((8, 8)), np.zeros((1, 1, 1, 8, 8, 3))])
 def test_strip_refuses_what_is_no_picture(rows):
-    with pytest.raises(UserError): strip(rows)
+    with pytest.raises(UserError):
+        strip(rows)
 
 
 def test_frames_of_different_sizes_can_share_a_figure():
@@ -71,24 +104,50 @@ def test_frames_of_different_sizes_can_share_a_figure():
 
 
 def test_labels_may_be_fewer_than_rows_and_no_strings():
-    texts = [t.get_text() for t in show_frames([FRAMES, FRAMES], ["real"], titles=range(5)).axes[0].texts]
+    texts = [
+        t.get_text() for t in show_frames([FRAMES, FRAMES], ["real"], titles=range(5)).axes[0].texts
+    ]
     assert texts == ["real", "0", "1", "2", "3", "4"]
 
 
 def test_tokens_in_either_form_and_a_wrong_number():
     codes = torch.arange(80).view(5, 16)
-    texts = lambda fig: [t.get_text() for t in fig.axes[0].texts]
-    assert texts(show_tokens(FRAMES, codes)) == texts(show_tokens(FRAMES, codes.view(5, 4, 4))) == [str(n) for n in range(80)]
-    with pytest.raises(UserError, match="square"): show_tokens(FRAMES, codes[:, :15])
+
+    def texts(fig):
+        return [t.get_text() for t in fig.axes[0].texts]
+
+    assert (
+        texts(show_tokens(FRAMES, codes))
+        == texts(show_tokens(FRAMES, codes.view(5, 4, 4)))
+        == [str(n) for n in range(80)]
+    )
+    with pytest.raises(UserError, match="square"):
+        show_tokens(FRAMES, codes[:, :15])
 
 
 def test_curves_of_every_form():
-    fig = plot_curves({"real": [1, 2, 3], "pair": ([0, 10], [1, 2]), "tensor": torch.rand(4, requires_grad=True), "one": [5.0]},
-                      "step", "loss", logy=True)
+    fig = plot_curves(
+        {
+            "real": [1, 2, 3],
+            "pair": ([0, 10], [1, 2]),
+            "tensor": torch.rand(4, requires_grad=True),
+            "one": [5.0],
+        },
+        "step",
+        "loss",
+        logy=True,
+    )
     lines = {line.get_label(): line for line in fig.axes[0].lines}
-    assert lines["real"].get_color() == COLOURS["real"] and list(lines["pair"].get_xdata()) == [0, 10]
+    assert lines["real"].get_color() == COLOURS["real"] and list(lines["pair"].get_xdata()) == [
+        0,
+        10,
+    ]
     assert len({line.get_color() for line in lines.values()}) == 4
-    assert fig.axes[0].get_xlabel() == "step" and fig.axes[0].get_ylabel() == "loss" and fig.axes[0].get_yscale() == "log"
+    assert (
+        fig.axes[0].get_xlabel() == "step"
+        and fig.axes[0].get_ylabel() == "loss"
+        and fig.axes[0].get_yscale() == "log"
+    )
     assert png(fig).std() > 0
 
 
@@ -104,25 +163,47 @@ def test_a_pair_of_numbers_is_a_curve_of_two_values():
 def test_bands_and_intervals():
     banded = plot_curves({"a": [1, 2], "b": [3, 4]}, "x", "y", bands={"a": ([0, 1], [2, 3])})
     assert len(banded.axes[0].collections) == 1
-    panels = {"mean": {"A": (0.5, 0.4, 0.7), "B": (1.0, 0.9, 1.2)}, "median": {"B": (2, 1, 3), "A": (0, 0, 0)}}
+    panels = {
+        "mean": {"A": (0.5, 0.4, 0.7), "B": (1.0, 0.9, 1.2)},
+        "median": {"B": (2, 1, 3), "A": (0, 0, 0)},
+    }
     mean, median = plot_intervals(panels).axes
-    assert [(bar.get_x(), round(bar.get_width(), 9)) for bar in mean.patches] == [(0.4, 0.3), (0.9, 0.3)]
-    assert [line.get_xdata()[0] for line in median.lines] == [0, 2]                       # the names of the first panel set the order
+    assert [(bar.get_x(), round(bar.get_width(), 9)) for bar in mean.patches] == [
+        (0.4, 0.3),
+        (0.9, 0.3),
+    ]
+    # the names of the first panel set the order
+    assert [line.get_xdata()[0] for line in median.lines] == [0, 2]
     assert [text.get_text() for text in mean.get_yticklabels()] == ["A", "B"]
 
 
 @pytest.mark.parametrize("lit", plots._PARTS)
 def test_the_map_lights_one_part(lit):
     from matplotlib.colors import to_rgb
-    picture, fills = png(agent_map(lit)), {part: to_rgb(plots._ink(part, part)["fill"]) for part in plots._PARTS}
+
+    picture, fills = (
+        png(agent_map(lit)),
+        {part: to_rgb(plots._ink(part, part)["fill"]) for part in plots._PARTS},
+    )
     assert picture.shape == (288, 810, 3)
-    seen = {part for part, fill in fills.items() if (abs(picture - 255 * np.array(fill)).max(-1) < 1.5).mean() > 0.01}
+    seen = {
+        part
+        for part, fill in fills.items()
+        if (abs(picture - 255 * np.array(fill)).max(-1) < 1.5).mean() > 0.01
+    }
     assert seen == {part for part in fills if fills[part] == fills[lit]}
 
 
 def test_figures_are_closed_and_small():
     import matplotlib.pyplot as plt
-    for figure in (agent_map(), show_frames(FRAMES), show_tokens(FRAMES, np.zeros((5, 16), int)), plot_curves({"a": [1]}, "x", "y"), plot_intervals({"a": {"b": (1, 0, 2)}})):
+
+    for figure in (
+        agent_map(),
+        show_frames(FRAMES),
+        show_tokens(FRAMES, np.zeros((5, 16), int)),
+        plot_curves({"a": [1]}, "x", "y"),
+        plot_intervals({"a": {"b": (1, 0, 2)}}),
+    ):
         file = io.BytesIO()
         figure.savefig(file, format="png")
         assert file.tell() < 60_000

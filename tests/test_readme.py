@@ -1,5 +1,7 @@
 """README.md is nbs/index.ipynb seen from the project's root; run as a script, this file writes it."""
-import json, re
+
+import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,4 +27,5 @@ def test_links_lead_to_files():
     assert links() and all((ROOT / link).exists() for link in links())
 
 
-if __name__ == "__main__": (ROOT / "README.md").write_text(readme())
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(readme())

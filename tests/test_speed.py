@@ -1,4 +1,5 @@
 """Fast equals plain: what is kept, compiled, recorded or mixed gives the same numbers, and the benchmark measures what it says."""
+
 import json
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -9,23 +10,57 @@ import pytest
 import torch
 
 from iris_edu import cli, speed
+from iris_edu.config import REGISTRY
 from iris_edu.imagination import CategoricalSampler, Dream, ImaginationConfig, draw_frame, imagine
 from iris_edu.material import episode_frames, load_trained
 from iris_edu.replay import to_float
 from iris_edu.runs import load_checkpoint
 from iris_edu.settings import UserError
-from iris_edu.config import REGISTRY
-from iris_edu.training import (LOSSES, PRESETS, Config, Trainer, collect_epoch, make_draws, pick_execution,
-                               resolve, set_precision, train, update_once)
+from iris_edu.training import (
+    LOSSES,
+    PRESETS,
+    Config,
+    Trainer,
+    collect_epoch,
+    make_draws,
+    pick_execution,
+    resolve,
+    set_precision,
+    train,
+    update_once,
+)
 from iris_edu.transformer import CausalAttention, TransformerConfig, attend
 from iris_edu.world_model import WorldModel, WorldModelConfig, parameter_groups, sample_categorical
 
 TINY = PRESETS["tiny"]
-SMALL = replace(TINY, env=replace(TINY.env, game="Catch"), device="cpu", training=replace(
-    TINY.training, epochs=2, collect_epochs=2, collect_steps=40, updates=2, tokenizer_after=0, world_model_after=0, actor_critic_after=0,
-    tokenizer_batch=8, world_model_batch=4, actor_critic_batch=4, evaluate_every=0))
-NO_DROPOUT = replace(SMALL, transformer=replace(SMALL.transformer, embed_dropout=0., attention_dropout=0., residual_dropout=0.))
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs cannot be recorded here")
+SMALL = replace(
+    TINY,
+    env=replace(TINY.env, game="Catch"),
+    device="cpu",
+    training=replace(
+        TINY.training,
+        epochs=2,
+        collect_epochs=2,
+        collect_steps=40,
+        updates=2,
+        tokenizer_after=0,
+        world_model_after=0,
+        actor_critic_after=0,
+        tokenizer_batch=8,
+        world_model_batch=4,
+        actor_critic_batch=4,
+        evaluate_every=0,
+    ),
+)
+NO_DROPOUT = replace(
+    SMALL,
+    transformer=replace(
+        SMALL.transformer, embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0
+    ),
+)
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs cannot be recorded here"
+)
 
 
 def started(config, folder):
@@ -42,37 +77,49 @@ def losses_and_gradients(trainer, name):
     learner.zero_grad()
     losses = LOSSES[name](trainer, make_draws(3, "test", device=trainer.device))
     sum(losses.values()).backward()
-    return {k: v.item() for k, v in losses.items()}, [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+    return {k: v.item() for k, v in losses.items()}, [
+        p.grad.clone() for p in learner.parameters() if p.grad is not None
+    ]
 
 
 def assert_same(one, other, tolerance=1e-5):
     assert one[0] == pytest.approx(other[0], rel=tolerance, abs=tolerance)
     assert len(one[1]) == len(other[1]) > 0
-    for a, b in zip(one[1], other[1]): assert (a - b).norm() <= tolerance * max(b.norm(), 1)
+    for a, b in zip(one[1], other[1]):
+        assert (a - b).norm() <= tolerance * max(b.norm(), 1)
 
 
 @pytest.mark.parametrize("gigabytes", [5.0, 0.0])
 def test_kept_tokens_equal_fresh_ones_after_every_tokenizer_update(tmp_path, gigabytes):
-    trainer = started(replace(SMALL, training=replace(SMALL.training, cache_gigabytes=gigabytes)), tmp_path)
+    trainer = started(
+        replace(SMALL, training=replace(SMALL.training, cache_gigabytes=gigabytes)), tmp_path
+    )
     tokenizer, draw, seen = trainer.agent.tokenizer, make_draws(0, "test"), []
     for _ in range(3):
         batch = trainer.replay.sample(6, 5, draw.host)
         frames = to_float(batch.frames)[batch.mask]
         tokens, pictures = trainer.tokens(batch.slots), trainer.reconstructions(batch.slots)
         assert torch.equal(tokens[batch.mask], tokenizer.encode(frames))
-        torch.testing.assert_close(pictures[batch.mask], tokenizer.reconstruct(frames), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            pictures[batch.mask], tokenizer.reconstruct(frames), atol=1e-5, rtol=0
+        )
         assert not tokens.requires_grad and not pictures.requires_grad
         seen.append(pictures)
         tokenizer.train()
         update_once(trainer, "tokenizer", draw)
         tokenizer.eval()
-    assert not torch.equal(trainer.reconstructions(batch.slots), seen[-1]), "the test would pass with a tokenizer that never changes"
+    assert not torch.equal(trainer.reconstructions(batch.slots), seen[-1]), (
+        "the test would pass with a tokenizer that never changes"
+    )
 
 
 def test_a_new_epoch_forgets_what_the_replay_held_before(tmp_path):
     trainer = started(replace(SMALL, replay=replace(SMALL.replay, capacity=60)), tmp_path)
     trainer.tokens(torch.arange(40))
-    for name in ("tokenizer", "world_model", "actor_critic"): trainer.config = replace(trainer.config, training=replace(trainer.config.training, **{f"{name}_after": 9}))
+    for name in ("tokenizer", "world_model", "actor_critic"):
+        trainer.config = replace(
+            trainer.config, training=replace(trainer.config.training, **{f"{name}_after": 9})
+        )
     trainer.epoch = 2
     trainer.epoch_record()
     held = torch.arange(60)
@@ -82,31 +129,60 @@ def test_a_new_epoch_forgets_what_the_replay_held_before(tmp_path):
 
 @pytest.mark.parametrize("name", ["world_model", "actor_critic"])
 def test_losses_and_gradients_do_not_depend_on_what_is_kept(tmp_path, name):
-    keeping, plain = (started(replace(NO_DROPOUT, training=replace(SMALL.training, cache_gigabytes=g)), tmp_path / str(g)) for g in (5.0, 0.0))
+    keeping, plain = (
+        started(
+            replace(NO_DROPOUT, training=replace(SMALL.training, cache_gigabytes=g)),
+            tmp_path / str(g),
+        )
+        for g in (5.0, 0.0)
+    )
     assert_same(losses_and_gradients(keeping, name), losses_and_gradients(plain, name))
 
 
 def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
-    trainer = started(replace(SMALL, training=replace(SMALL.training, cache_gigabytes=0.1)), tmp_path)
+    trainer = started(
+        replace(SMALL, training=replace(SMALL.training, cache_gigabytes=0.1)), tmp_path
+    )
     assert trainer.tokens.keep and not trainer.reconstructions.keep
     slots = torch.tensor([[3, 1], [1, 0]])
-    torch.testing.assert_close(trainer.reconstructions(slots), trainer.agent.tokenizer.decode(trainer.tokens(slots)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        trainer.reconstructions(slots),
+        trainer.agent.tokenizer.decode(trainer.tokens(slots)),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_what_is_known_is_not_computed_again_not_even_for_no_frames(tmp_path):
-    "On a GPU a batch of no frames is a pass of its own, one more shape to compile, and some attention kernels refuse it."
+    """On a GPU a batch of no frames is a pass of its own, one more shape to compile, and some
+    attention kernels refuse it.
+    """
     trainer, asked = started(SMALL, tmp_path), []
-    trainer.agent.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
-    trainer.agent.tokenizer.decoder.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    trainer.agent.tokenizer.encoder.register_forward_hook(
+        lambda module, inputs, output: asked.append(len(output))
+    )
+    trainer.agent.tokenizer.decoder.register_forward_hook(
+        lambda module, inputs, output: asked.append(len(output))
+    )
     first, again = (trainer.reconstructions(torch.tensor([[3, 1], [1, 0]])) for _ in range(2))
     assert asked == [3, 3] and torch.equal(first, again)
-    assert trainer.reconstructions(torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, *first.shape[2:])
+    assert trainer.reconstructions(torch.zeros(2, 0, dtype=torch.int64)).shape == (
+        2,
+        0,
+        *first.shape[2:],
+    )
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "world_model"])
 def test_compiled_equals_plain(tmp_path, name):
-    if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))): pytest.skip(f"torch.compile does not work here: {trouble}")
-    small = replace(PRESETS["small"], device="cpu", training=replace(SMALL.training, tokenizer_batch=4, world_model_batch=2))  # few layers: compiling takes its time
+    if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))):
+        pytest.skip(f"torch.compile does not work here: {trouble}")
+    # few layers: compiling takes its time
+    small = replace(
+        PRESETS["small"],
+        device="cpu",
+        training=replace(SMALL.training, tokenizer_batch=4, world_model_batch=2),
+    )
     plain, compiled = (started(small, tmp_path / kind) for kind in ("plain", "compiled"))
     speed.compile_parts(compiled.agent)
     before = losses_and_gradients(plain, name)
@@ -116,22 +192,44 @@ def test_compiled_equals_plain(tmp_path, name):
 
 def test_a_single_compiled_dream_guesses_ahead_and_equals_a_plain_one(tmp_path):
     trainer = started(replace(SMALL, execution="plain"), tmp_path)
-    policy, draw, twin = trainer.agent.actor_critic, *(torch.Generator().manual_seed(1) for _ in range(2))
-    start, state, plan = trainer.tokens(torch.arange(1)), policy.initial_state(1), speed.Compiled.__new__(speed.Compiled)
-    compiled, plain = (play(trainer.dream, policy, start, state, 12, g) for play, g in ((plan.imagine, draw), (imagine, twin)))
-    assert torch.equal(compiled.tokens, plain.tokens) and torch.equal(compiled.actions, plain.actions)
+    policy, draw, twin = (
+        trainer.agent.actor_critic,
+        *(torch.Generator().manual_seed(1) for _ in range(2)),
+    )
+    start, state, plan = (
+        trainer.tokens(torch.arange(1)),
+        policy.initial_state(1),
+        speed.Compiled.__new__(speed.Compiled),
+    )
+    compiled, plain = (
+        play(trainer.dream, policy, start, state, 12, g)
+        for play, g in ((plan.imagine, draw), (imagine, twin))
+    )
+    assert torch.equal(compiled.tokens, plain.tokens) and torch.equal(
+        compiled.actions, plain.actions
+    )
     torch.testing.assert_close(compiled.frames, plain.frames, atol=1e-5, rtol=0)
     assert speed.ahead(trainer.dream).draw is speed.draw_ahead and trainer.dream.draw is draw_frame
 
 
 def certain(logits, generator):
-    "A sampler that needs random numbers only where the model is unsure: how many depends on the logits."
+    """A sampler that needs random numbers only where the model is unsure.
+
+    How many depends on the logits.
+    """
     best = logits.argmax(-1)
     return best if logits.std() < 2 else sample_categorical(logits, generator)
 
 
 def samplers():
-    for knobs in (dict(), dict(temperature=0.3), dict(temperature=3.), dict(top_k=3), dict(top_k=1)): yield CategoricalSampler(ImaginationConfig(**knobs))
+    for knobs in (
+        dict(),
+        dict(temperature=0.3),
+        dict(temperature=3.0),
+        dict(top_k=3),
+        dict(top_k=1),
+    ):
+        yield CategoricalSampler(ImaginationConfig(**knobs))
     yield certain
 
 
@@ -139,11 +237,16 @@ def samplers():
 @pytest.mark.parametrize("scale", [1, 4, 20])
 @pytest.mark.parametrize("sampler", list(samplers()))
 def test_a_frame_guessed_ahead_is_the_frame_drawn_word_by_word(batch, scale, sampler):
-    "Same tokens, same memory, same place in the random numbers, and a good guess takes few passes; the larger the weights, the more surprises."
+    """Same tokens, same memory, same place in the random numbers, and a good guess takes few
+    passes; the larger the weights, the more surprises.
+    """
     torch.manual_seed(batch)
-    model = WorldModel(WorldModelConfig(steps=6), TransformerConfig(layers=2, heads=2, width=16), 20, 3, 9).eval()
+    model = WorldModel(
+        WorldModelConfig(steps=6), TransformerConfig(layers=2, heads=2, width=16), 20, 3, 9
+    ).eval()
     with torch.no_grad():
-        for weight in model.parameters(): weight.mul_(scale)
+        for weight in model.parameters():
+            weight.mul_(scale)
     tokens, actions = torch.randint(20, (batch, 3, 9)), torch.randint(3, (batch, 3))
     draw, twin = (torch.Generator().manual_seed(5) for _ in range(2))
     found = {}
@@ -162,23 +265,45 @@ def test_a_frame_guessed_ahead_is_the_frame_drawn_word_by_word(batch, scale, sam
     assert torch.equal(plain, fast) and torch.equal(draw.get_state(), twin.get_state())
     assert kept.cache.length == again.cache.length and torch.equal(kept.pending, again.pending)
     for a, b in zip(kept.cache.keys + kept.cache.values, again.cache.keys + again.cache.values):
-        torch.testing.assert_close(a[:, :, :kept.cache.length], b[:, :, :kept.cache.length], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            a[:, :, : kept.cache.length], b[:, :, : kept.cache.length], atol=1e-4, rtol=1e-4
+        )
     assert quick <= slow == 2 * 9
 
 
 def test_a_right_guess_takes_one_pass_and_one_word_takes_none():
-    model = WorldModel(WorldModelConfig(steps=6), TransformerConfig(layers=1, heads=1, width=8), 20, 3, 4).eval()
+    model = WorldModel(
+        WorldModelConfig(steps=6), TransformerConfig(layers=1, heads=1, width=8), 20, 3, 4
+    ).eval()
     greedy, draw, passes = CategoricalSampler(ImaginationConfig(top_k=1)), torch.Generator(), []
-    begin = lambda: model.act(model.begin(torch.zeros(1, 1, 4, dtype=torch.int64)), torch.zeros(1, dtype=torch.int64))
+
+    def begin():
+        return model.act(
+            model.begin(torch.zeros(1, 1, 4, dtype=torch.int64)), torch.zeros(1, dtype=torch.int64)
+        )
+
     memory, out = begin()
     right, _ = draw_frame(model, greedy, memory, out.token, torch.zeros(1, 4), draw)
     memory, out = begin()
     model.transformer.register_forward_hook(lambda *_: passes.append(1))
-    assert torch.equal(speed.draw_ahead(model, greedy, memory, out.token, right, draw)[0], right) and len(passes) == 1
-    single = WorldModel(WorldModelConfig(steps=6), TransformerConfig(layers=1, heads=1, width=8), 20, 3, 1).eval()
-    memory, out = single.act(single.begin(torch.zeros(1, 1, 1, dtype=torch.int64)), torch.zeros(1, dtype=torch.int64))
+    assert (
+        torch.equal(speed.draw_ahead(model, greedy, memory, out.token, right, draw)[0], right)
+        and len(passes) == 1
+    )
+    single = WorldModel(
+        WorldModelConfig(steps=6), TransformerConfig(layers=1, heads=1, width=8), 20, 3, 1
+    ).eval()
+    memory, out = single.act(
+        single.begin(torch.zeros(1, 1, 1, dtype=torch.int64)), torch.zeros(1, dtype=torch.int64)
+    )
     single.transformer.register_forward_hook(lambda *_: passes.append(1))
-    assert speed.draw_ahead(single, greedy, memory, out.token, torch.zeros(1, 1, dtype=torch.int64), draw)[0].shape == (1, 1) and len(passes) == 1
+    assert (
+        speed.draw_ahead(
+            single, greedy, memory, out.token, torch.zeros(1, 1, dtype=torch.int64), draw
+        )[0].shape
+        == (1, 1)
+        and len(passes) == 1
+    )
 
 
 def test_a_world_model_that_cannot_rewind_dreams_as_before(tmp_path):
@@ -188,7 +313,10 @@ def test_a_world_model_that_cannot_rewind_dreams_as_before(tmp_path):
 
 
 def test_other_plans_keep_their_own_imagine(tmp_path, monkeypatch):
-    "Where Captured records, it starts as Compiled does; that must not put another `imagine` in its place."
+    """Where Captured records, it starts as Compiled does.
+
+    That must not put another `imagine` in its place.
+    """
     monkeypatch.setattr(speed.Captured, "__init__", speed.Compiled.__init__)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     captured = started(replace(SMALL, execution="captured"), tmp_path).execution
@@ -196,29 +324,52 @@ def test_other_plans_keep_their_own_imagine(tmp_path, monkeypatch):
 
 
 def test_compiled_that_cannot_compile_says_so_and_goes_on(tmp_path, monkeypatch):
-    def refuse(*args, **options): raise RuntimeError("no C++ compiler\nsecond line")
+    def refuse(*args, **options):
+        raise RuntimeError("no C++ compiler\nsecond line")
+
     monkeypatch.setattr(torch, "compile", refuse)
     trainer, plain = (started(NO_DROPOUT, tmp_path / name) for name in ("compiled", "plain"))
     elsewhere = SimpleNamespace(agent=trainer.agent, device=torch.device("cuda"))
-    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no C\+\+ compiler\): the run goes on"):
+    with pytest.warns(
+        UserWarning,
+        match=r"torch.compile does not work here \(no C\+\+ compiler\): the run goes on",
+    ):
         speed.Compiled(elsewhere)
-    assert_same(losses_and_gradients(trainer, "world_model"), losses_and_gradients(plain, "world_model"))
+    assert_same(
+        losses_and_gradients(trainer, "world_model"), losses_and_gradients(plain, "world_model")
+    )
 
 
 def test_a_processor_tosses_coins_and_compiles_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", None)
-    compiled, plain = (started(replace(NO_DROPOUT, execution=kind), tmp_path / kind) for kind in ("compiled", "plain"))
-    assert_same(losses_and_gradients(compiled, "world_model"), losses_and_gradients(plain, "world_model"))
+    compiled, plain = (
+        started(replace(NO_DROPOUT, execution=kind), tmp_path / kind)
+        for kind in ("compiled", "plain")
+    )
+    assert_same(
+        losses_and_gradients(compiled, "world_model"), losses_and_gradients(plain, "world_model")
+    )
     model = started(replace(SMALL, execution="compiled"), tmp_path / "dropping").agent.world_model
-    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {speed.Coins}
-    assert all(block.attention.attend is speed.attend_by_coins for block in model.transformer.blocks)
-    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Linear)} == {speed.PointwiseLinear}
+    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {
+        speed.Coins
+    }
+    assert all(
+        block.attention.attend is speed.attend_by_coins for block in model.transformer.blocks
+    )
+    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Linear)} == {
+        speed.PointwiseLinear
+    }
 
 
 def test_an_attention_of_ones_own_keeps_its_own_attend():
     class Mine(CausalAttention):
         attend = staticmethod(lambda q, k, v, dropout=0.0: v)
-    blocks = speed.toss_coins(torch.nn.ModuleList([Mine(TransformerConfig(width=8)), CausalAttention(TransformerConfig(width=8))]))
+
+    blocks = speed.toss_coins(
+        torch.nn.ModuleList(
+            [Mine(TransformerConfig(width=8)), CausalAttention(TransformerConfig(width=8))]
+        )
+    )
     assert blocks[0].attend is Mine.attend and blocks[1].attend is speed.attend_by_coins
 
 
@@ -232,7 +383,9 @@ def test_coins_fall_with_their_probability_and_alone(p):
     assert (kept.float().mean() - (1 - p)).abs() < 5 * sigma / page.numel() ** 0.5
     for shift in (1, 2, 3, 4, 333):  # neighbours share a random number
         both = (kept.flatten()[shift:] & kept.flatten()[:-shift]).float().mean()
-        assert (both - (1 - p) ** 2).abs() < 5 * ((1 - p) ** 2 * (1 - (1 - p) ** 2) * 3 / page.numel()) ** 0.5
+        assert (both - (1 - p) ** 2).abs() < 5 * (
+            (1 - p) ** 2 * (1 - (1 - p) ** 2) * 3 / page.numel()
+        ) ** 0.5
     assert not torch.equal(kept, speed.coins(page, p))
     torch.manual_seed(0)
     assert torch.equal(kept, speed.coins(page, p))
@@ -241,7 +394,9 @@ def test_coins_fall_with_their_probability_and_alone(p):
 def test_coins_that_never_or_always_stay():
     page = torch.rand(5, 7)
     assert speed.coins(page, 0.0).all()
-    assert torch.equal(speed.Coins(0.0)(page), page) and torch.equal(speed.Coins(0.5).eval()(page), page)
+    assert torch.equal(speed.Coins(0.0)(page), page) and torch.equal(
+        speed.Coins(0.5).eval()(page), page
+    )
     assert speed.coins(torch.empty(0), 0.5).shape == (0,)
 
 
@@ -249,11 +404,20 @@ def test_coins_that_never_or_always_stay():
 def test_attention_by_coins_attends_as_before_and_drops_whole_weights(new, seen, monkeypatch):
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 4, generator=draw) for n in (new, seen, seen))
-    torch.testing.assert_close(speed.attend_by_coins(q, k, v, 1e-9), attend(q, k, v), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        speed.attend_by_coins(q, k, v, 1e-9), attend(q, k, v), atol=1e-6, rtol=0
+    )
     assert torch.equal(speed.attend_by_coins(q, k, v), attend(q, k, v))
-    monkeypatch.setattr(speed, "coins", lambda like, p: torch.arange(like.shape[-1]) != 0)  # nobody looks at the first place
-    weights = (q @ k.mT / 2).masked_fill(~torch.ones(new, seen, dtype=torch.bool).tril(seen - new), -torch.inf).softmax(-1)
-    torch.testing.assert_close(speed.attend_by_coins(q, k, v, 0.5), 2 * weights[..., 1:] @ v[:, :, 1:])
+    # nobody looks at the first place
+    monkeypatch.setattr(speed, "coins", lambda like, p: torch.arange(like.shape[-1]) != 0)
+    weights = (
+        (q @ k.mT / 2)
+        .masked_fill(~torch.ones(new, seen, dtype=torch.bool).tril(seen - new), -torch.inf)
+        .softmax(-1)
+    )
+    torch.testing.assert_close(
+        speed.attend_by_coins(q, k, v, 0.5), 2 * weights[..., 1:] @ v[:, :, 1:]
+    )
 
 
 @pytest.mark.parametrize("shape", [(272,), (257,), (4, 340), (16, 2, 17), (8,), (0,)])
@@ -268,12 +432,20 @@ def test_a_pointwise_linear_is_a_linear(shape, bias):
     one, other = (layer(x) for layer in (linear, twin))
     assert one.shape == other.shape and torch.allclose(one, other, atol=1e-5)
     push = torch.randn_like(one)
-    for a, b in zip(*(torch.autograd.grad(y, [x, *layer.parameters()], push) for y, layer in ((one, linear), (other, twin)))):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)  # a weight's gradient sums a thousand rows
+    for a, b in zip(
+        *(
+            torch.autograd.grad(y, [x, *layer.parameters()], push)
+            for y, layer in ((one, linear), (other, twin))
+        )
+    ):
+        # a weight's gradient sums a thousand rows
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)
 
 
 def test_the_optimiser_and_other_kinds_of_linear_do_not_notice():
-    class Mine(torch.nn.Linear): pass
+    class Mine(torch.nn.Linear):
+        pass
+
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), Mine(4, 4))
     before = [id(p) for p in model.parameters()]
     speed.convolve_linears(model)
@@ -290,14 +462,22 @@ def test_without_the_other_library_a_linear_stays_as_it_is(monkeypatch):
 def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path):
     with pytest.warns(UserWarning, match="CUDA graphs need a GPU, not a cpu: the run goes on"):
         captured = started(replace(SMALL, execution="captured"), tmp_path / "captured")
-    assert_same(losses_and_gradients(captured, "actor_critic"), losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
+    assert_same(
+        losses_and_gradients(captured, "actor_critic"),
+        losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"),
+    )
 
 
 class FakeGraph:
-    "Stands in for a recorded graph where there is no GPU: it computes what was recorded, or something else."
+    """Stands in for a recorded graph where there is no GPU.
+
+    It computes what was recorded, or something else.
+    """
+
     wrong = False
 
-    def __init__(self, function, inputs): self.function = function
+    def __init__(self, function, inputs):
+        self.function = function
 
     def __call__(self, inputs, draw):
         frames, tokens, *rest = self.function(*inputs, draw)
@@ -314,34 +494,61 @@ def pretend_gpu(trainer):
 
 
 def test_captured_plan_keeps_the_contract_of_imagine(tmp_path, monkeypatch):
-    "All of the plan but the graph itself: arguments, results, generator, and that a graph is recorded once for each shape."
+    """All of the plan but the graph itself.
+
+    Arguments, results, generator, and that a graph is recorded once for each shape.
+    """
     monkeypatch.setattr(speed, "Recorded", FakeGraph)
-    plain, captured = started(SMALL, tmp_path / "plain"), pretend_gpu(started(SMALL, tmp_path / "captured"))
-    for _ in range(2): assert_same(losses_and_gradients(captured, "actor_critic"), losses_and_gradients(plain, "actor_critic"))
+    plain, captured = (
+        started(SMALL, tmp_path / "plain"),
+        pretend_gpu(started(SMALL, tmp_path / "captured")),
+    )
+    for _ in range(2):
+        assert_same(
+            losses_and_gradients(captured, "actor_critic"),
+            losses_and_gradients(plain, "actor_critic"),
+        )
     assert len(captured.execution.recorded) == 1 and not captured.execution.plain
 
 
 def test_a_recording_that_dreams_differently_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "Recorded", type("Wrong", (FakeGraph,), {"wrong": True}))
     captured = pretend_gpu(started(SMALL, tmp_path / "captured"))
-    with pytest.warns(UserWarning, match="its first dream differed from the plain one"): found = losses_and_gradients(captured, "actor_critic")
+    with pytest.warns(UserWarning, match="its first dream differed from the plain one"):
+        found = losses_and_gradients(captured, "actor_critic")
     assert_same(found, losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
     assert captured.execution.recorded == {}
 
 
 class FakeCuda:
-    "As much of torch.cuda as `Recorded` asks for; the recording fails at its end, as a real one does after a `.item()`."
+    """As much of torch.cuda as `Recorded` asks for.
+
+    The recording fails at its end, as a real one does after a `.item()`.
+    """
+
     states, streams = [], []
 
-    def __init__(self, *args): self.args = args
-    def wait_stream(self, other): pass
-    def register_generator_state(self, draw): pass
-    def graphsafe_set_state(self, state): self.states.append(state)
-    def clone_state(self): return "fresh"
+    def __init__(self, *args):
+        self.args = args
+
+    def wait_stream(self, other):
+        pass
+
+    def register_generator_state(self, draw):
+        pass
+
+    def graphsafe_set_state(self, state):
+        self.states.append(state)
+
+    def clone_state(self):
+        return "fresh"
 
 
 def test_a_failed_recording_leaves_nothing_behind(tmp_path, monkeypatch):
-    "No stream, no generator that counts as recorded, no weights that were only cast in the recording."
+    """No stream, no generator that counts as recorded, no weights that were only cast in the
+    recording.
+    """
+
     @contextmanager
     def graph(graph):
         FakeCuda.streams.append("recording")
@@ -351,26 +558,48 @@ def test_a_failed_recording_leaves_nothing_behind(tmp_path, monkeypatch):
     @contextmanager
     def stream(new):
         before = [*FakeCuda.streams]
-        try: yield
-        finally: FakeCuda.streams[:] = before
+        try:
+            yield
+        finally:
+            FakeCuda.streams[:] = before
 
     cleared = []
-    for name, fake in dict(Stream=FakeCuda, CUDAGraph=FakeCuda, current_stream=FakeCuda, stream=stream, device=lambda device: nullcontext(), graph=graph, default_generators=(FakeCuda(),)).items():
+    for name, fake in dict(
+        Stream=FakeCuda,
+        CUDAGraph=FakeCuda,
+        current_stream=FakeCuda,
+        stream=stream,
+        device=lambda device: nullcontext(),
+        graph=graph,
+        default_generators=(FakeCuda(),),
+    ).items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append([*FakeCuda.streams]))
-    with pytest.raises(RuntimeError, match="previous error during capture"): speed.Recorded(lambda x, draw: [x], [torch.zeros(2)])
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        speed.Recorded(lambda x, draw: [x], [torch.zeros(2)])
     assert FakeCuda.states == ["fresh"] and FakeCuda.streams == [] and cleared == [[], []]
 
 
 @needs_gpu
 def test_a_recorded_rollout_equals_a_plain_one_and_is_new_at_every_replay(tmp_path):
     trainer = started(replace(SMALL, device="cuda", execution="captured"), tmp_path)
-    policy, draw, twin = trainer.agent.actor_critic, *(torch.Generator("cuda").manual_seed(1) for _ in range(2))
+    policy, draw, twin = (
+        trainer.agent.actor_critic,
+        *(torch.Generator("cuda").manual_seed(1) for _ in range(2)),
+    )
     start, state = trainer.tokens(torch.arange(4, device="cuda")), policy.initial_state(4)
-    rollouts = [(trainer.execution.imagine(trainer.dream, policy, start, state, 8, draw), imagine(trainer.dream, policy, start, state, 8, twin)) for _ in range(3)]
+    rollouts = [
+        (
+            trainer.execution.imagine(trainer.dream, policy, start, state, 8, draw),
+            imagine(trainer.dream, policy, start, state, 8, twin),
+        )
+        for _ in range(3)
+    ]
     assert not trainer.execution.plain
     for recorded, plain in rollouts:
-        assert torch.equal(recorded.tokens, plain.tokens) and torch.equal(recorded.actions, plain.actions)
+        assert torch.equal(recorded.tokens, plain.tokens) and torch.equal(
+            recorded.actions, plain.actions
+        )
         torch.testing.assert_close(recorded.frames, plain.frames, atol=1e-5, rtol=0)
     assert not torch.equal(rollouts[0][0].tokens, rollouts[1][0].tokens)
 
@@ -381,10 +610,14 @@ def test_tokens_of_replays_follow_the_distribution_of_plain_dreams(tmp_path):
     trainer = started(replace(SMALL, device="cuda", execution="captured"), tmp_path)
     policy, many = trainer.agent.actor_critic, 512
     start = trainer.tokens(torch.zeros(many, dtype=torch.int64, device="cuda"))
+
     def counts(play, seed):
         draw, state = torch.Generator("cuda").manual_seed(seed), policy.initial_state(many)
-        drawn = torch.cat([play(trainer.dream, policy, start, state, 2, draw).tokens[:, 1, 0] for _ in range(20)])
+        drawn = torch.cat(
+            [play(trainer.dream, policy, start, state, 2, draw).tokens[:, 1, 0] for _ in range(20)]
+        )
         return drawn.bincount(minlength=trainer.agent.tokenizer.vocabulary).double()
+
     recorded, plain = counts(trainer.execution.imagine, 1), counts(imagine, 2)
     common = (recorded + plain) >= 40
     statistic = ((recorded - plain).square() / (recorded + plain))[common].sum().item()
@@ -393,14 +626,24 @@ def test_tokens_of_replays_follow_the_distribution_of_plain_dreams(tmp_path):
 
 
 def test_execution_is_a_setting():
-    assert pick_execution("auto", torch.device("cuda")) == "captured" and pick_execution("auto", torch.device("cpu")) == "plain"
-    for path in REGISTRY["execution"].values(): assert callable(resolve(path))
-    with pytest.raises(UserError, match="execution is 'fast': choose plain or compiled or captured"): Config(execution="fast")
+    assert (
+        pick_execution("auto", torch.device("cuda")) == "captured"
+        and pick_execution("auto", torch.device("cpu")) == "plain"
+    )
+    for path in REGISTRY["execution"].values():
+        assert callable(resolve(path))
+    with pytest.raises(
+        UserError, match="execution is 'fast': choose plain or compiled or captured"
+    ):
+        Config(execution="fast")
 
 
 def test_a_run_may_go_on_with_another_execution(tmp_path):
     train(SMALL, tmp_path / "run", max_epochs=1, callbacks=())
-    with pytest.warns(UserWarning, match="CUDA graphs"): assert train(replace(SMALL, execution="captured"), tmp_path / "run", callbacks=()).epoch == 2
+    with pytest.warns(UserWarning, match="CUDA graphs"):
+        assert (
+            train(replace(SMALL, execution="captured"), tmp_path / "run", callbacks=()).epoch == 2
+        )
 
 
 def test_a_compiled_run_on_a_processor_resumes_bit_for_bit(tmp_path):
@@ -408,7 +651,8 @@ def test_a_compiled_run_on_a_processor_resumes_bit_for_bit(tmp_path):
     whole = train(config, tmp_path / "whole", callbacks=())
     train(config, tmp_path / "halves", max_epochs=1, callbacks=())
     halves = train(config, tmp_path / "halves", callbacks=())
-    for a, b in zip(whole.agent.parameters(), halves.agent.parameters(), strict=True): assert torch.equal(a, b)
+    for a, b in zip(whole.agent.parameters(), halves.agent.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
@@ -419,70 +663,143 @@ def test_fp16_scales_its_losses_and_remembers_the_scale(tmp_path):
         train(half, tmp_path / "broken", max_epochs=1, callbacks=())
         assert load_checkpoint(tmp_path / "broken")[1].scales["tokenizer"]["scale"] > 1
         resumed = train(half, tmp_path / "broken", callbacks=())
-    assert all(a.equal(b) for a, b in zip(whole.agent.state_dict().values(), resumed.agent.state_dict().values()))
-    assert whole.scalers["world_model"].state_dict() == resumed.scalers["world_model"].state_dict() != {}
+    assert all(
+        a.equal(b)
+        for a, b in zip(whole.agent.state_dict().values(), resumed.agent.state_dict().values())
+    )
+    assert (
+        whole.scalers["world_model"].state_dict()
+        == resumed.scalers["world_model"].state_dict()
+        != {}
+    )
 
 
-@pytest.mark.parametrize("name, game", [("pong-16", "Pong"), ("breakout-16", "Breakout"), ("alien-16", "Alien"), ("alien-64", "Alien")])
+@pytest.mark.parametrize(
+    "name, game",
+    [
+        ("pong-16", "Pong"),
+        ("breakout-16", "Breakout"),
+        ("alien-16", "Alien"),
+        ("alien-64", "Alien"),
+    ],
+)
 def test_mixed_precision_changes_few_codes_and_the_losses_by_less_than_a_tenth(name, game):
     tokenizer, frames = load_trained(name).tokenizer, to_float(episode_frames(game)[::10])
-    with torch.autocast("cpu", torch.bfloat16): mixed = tokenizer.encode(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = tokenizer.encode(frames)
     assert (mixed != tokenizer.encode(frames)).float().mean() < 0.01
     batches, losses = frames[::5].split(8), {}
     for enabled in (False, True):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled): losses[enabled] = [tokenizer.loss(batch) for batch in batches]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses[enabled] = [tokenizer.loss(batch) for batch in batches]
     for term in ("reconstruction", "commitment"):
-        full, half = (torch.stack([loss[term] for loss in losses[enabled]]) for enabled in (False, True))
+        full, half = (
+            torch.stack([loss[term] for loss in losses[enabled]]) for enabled in (False, True)
+        )
         assert (full - half).abs().mean() < 0.1 * full.mean()
 
 
 def test_words_of_the_replay_are_read_in_full_precision(tmp_path):
     trainer = started(replace(SMALL, precision="bf16"), tmp_path)
     slots = torch.arange(40)
-    with torch.autocast("cpu", torch.bfloat16): tokens = trainer.tokens(slots)
-    assert torch.equal(tokens, trainer.agent.tokenizer.encode(to_float(trainer.replay.frames[slots].permute(0, 3, 1, 2))))
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = trainer.tokens(slots)
+    assert torch.equal(
+        tokens,
+        trainer.agent.tokenizer.encode(to_float(trainer.replay.frames[slots].permute(0, 3, 1, 2))),
+    )
 
 
 def test_bench_prints_a_table_and_a_line_of_json(capsys):
-    words = ("bench --preset tiny --game Catch --device cpu --seconds 0.01 --training.tokenizer-batch 4 --training.world-model-batch 2 "
-             "--training.actor-critic-batch 2 --actor-critic.horizon 3")
+    words = (
+        "bench --preset tiny --game Catch --device cpu --seconds 0.01 --training.tokenizer-batch 4 --training.world-model-batch 2 "
+        "--training.actor-critic-batch 2 --actor-critic.horizon 3"
+    )
     assert cli.main(words.split()) == 0
     *table, line = capsys.readouterr().out.strip().splitlines()
     found = json.loads(line)
-    assert found["batches"] == [4, 2, 2] and found["execution"] == "plain" and found["versions"]["torch"]
-    assert {"tokenizer update", "world_model update", "actor_critic update", "dream, one", "dream, batch", "environment step", "batches", "frame, kept"} == found["ms"].keys()
+    assert (
+        found["batches"] == [4, 2, 2]
+        and found["execution"] == "plain"
+        and found["versions"]["torch"]
+    )
+    assert {
+        "tokenizer update",
+        "world_model update",
+        "actor_critic update",
+        "dream, one",
+        "dream, batch",
+        "environment step",
+        "batches",
+        "frame, kept",
+    } == found["ms"].keys()
     assert all(value > 0 for ms in found["ms"].values() for value in ms.values())
     assert found["run_hours"]["chosen"] > 0 and any("whole run, h" in row for row in table)
 
 
-@pytest.mark.parametrize("batch, accumulate, shrink, expected", [(63, 3, 8, 6), (64, 1, 8, 8), (64, 4, 8, 8), (4, 4, 8, 4)])
+@pytest.mark.parametrize(
+    "batch, accumulate, shrink, expected",
+    [(63, 3, 8, 6), (64, 1, 8, 8), (64, 4, 8, 8), (4, 4, 8, 4)],
+)
 def test_cut_batches_stay_divisible(batch, accumulate, shrink, expected):
-    training = replace(PRESETS["atari100k"].training, tokenizer_batch=batch, world_model_batch=batch, actor_critic_batch=batch, accumulate=accumulate)
-    assert speed.cut(replace(PRESETS["atari100k"], training=training), shrink, 8).training.world_model_batch == expected
+    training = replace(
+        PRESETS["atari100k"].training,
+        tokenizer_batch=batch,
+        world_model_batch=batch,
+        actor_critic_batch=batch,
+        accumulate=accumulate,
+    )
+    assert (
+        speed.cut(
+            replace(PRESETS["atari100k"], training=training), shrink, 8
+        ).training.world_model_batch
+        == expected
+    )
 
 
 def test_an_error_without_words_is_named_by_its_kind():
-    def silent(): raise RuntimeError
+    def silent():
+        raise RuntimeError
+
     assert speed.failure(silent) == "RuntimeError" and speed.failure(lambda: 1) == ""
 
 
 def test_precision_decides_about_tf32():
     try:
-        for precision, allowed in (("fp32", False), ("tf32", True), ("bf16", True), ("fp32", False)):
+        for precision, allowed in (
+            ("fp32", False),
+            ("tf32", True),
+            ("bf16", True),
+            ("fp32", False),
+        ):
             set_precision(precision)
-            assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
-    finally: set_precision("fp32")
+            assert (
+                torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
+            )
+    finally:
+        set_precision("fp32")
 
 
 def test_hours_of_a_run_follow_from_its_schedule():
     "One millisecond an update and nothing else: hours are the number of updates."
-    config, only = PRESETS["atari100k"], {"environment step": 0.0, "frame, kept": 0.0, "tokenizer update": 1.0, "world_model update": 1.0, "actor_critic update": 1.0}
+    config, only = (
+        PRESETS["atari100k"],
+        {
+            "environment step": 0.0,
+            "frame, kept": 0.0,
+            "tokenizer update": 1.0,
+            "world_model update": 1.0,
+            "actor_critic update": 1.0,
+        },
+    )
     epoch, hours = speed.whole_run(config, only)
     assert epoch == pytest.approx(3 * 200 / 1000)
     assert hours == pytest.approx((595 + 575 + 550) * 200 / 1000 / 3600)
     looks = only | {"frame, kept": 1.0}
     asked = 200 * 64 * (20 + 21)
-    assert speed.whole_run(config, looks)[0] - epoch == pytest.approx(100_000 * (1 - 2.718281828 ** (-asked / 100_000)) / 1000, rel=1e-6)
+    assert speed.whole_run(config, looks)[0] - epoch == pytest.approx(
+        100_000 * (1 - 2.718281828 ** (-asked / 100_000)) / 1000, rel=1e-6
+    )
     assert speed.whole_run(config, looks, keeps=False)[0] == epoch
 
 

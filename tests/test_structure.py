@@ -1,4 +1,5 @@
 """The shape of the house: one notebook is one module, imports go to the left, nothing stray."""
+
 import ast
 import os
 import re
@@ -9,17 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import notebook_hygiene
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = {path.stem: path for path in sorted((ROOT / "iris_edu").glob("*.py")) if not path.stem.startswith("_")}
+MODULES = {
+    path.stem: path
+    for path in sorted((ROOT / "iris_edu").glob("*.py"))
+    if not path.stem.startswith("_")
+}
 # A module imports only modules that stand to its left.
-ORDER = ("settings typed files plots entrance envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
-         "config runs store fetch sources own_data agent exchange training evaluation scores speed material widgets futures predictions play checks report dashboard commands cli").split()
-CORE = ORDER[ORDER.index("autoencoder"):ORDER.index("actor_critic") + 1]
+ORDER = (
+    "settings typed files plots entrance envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
+    "config runs store fetch sources own_data agent exchange training evaluation scores speed material widgets futures predictions play checks report dashboard commands cli"
+).split()
+CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
 ONLY_TEXT = {"00_tour", "A21_own_environment", "index"}
 
@@ -28,10 +34,13 @@ def imports(path):
     "Every module that the file at `path` imports anywhere, lazily too, as absolute dotted names."
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import): found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             base = ".".join(filter(None, ["iris_edu" if node.level else "", node.module]))
-            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "iris_edu" else {base}
+            found |= (
+                {f"{base}.{alias.name}" for alias in node.names} if base == "iris_edu" else {base}
+            )
     return found
 
 
@@ -49,7 +58,10 @@ def definitions(path):
 
 @cache
 def fresh_import(name):
-    "Import one module in a new process: its exit status, its errors, and every module that came with it."
+    """Import one module in a new process.
+
+    Its exit status, its errors, and every module that came with it.
+    """
     code = f"import sys, iris_edu.{name}; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stderr, set(done.stdout.split())
@@ -58,20 +70,24 @@ def fresh_import(name):
 @pytest.fixture(scope="session")
 def fresh_imports():
     "Each module imported in a process of its own, two at a time."
-    with ThreadPoolExecutor(2) as pool: return dict(zip(MODULES, pool.map(fresh_import, MODULES)))
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(MODULES, pool.map(fresh_import, MODULES)))
 
 
 def tracked():
     "The text files that git tracks (every file, where there is no git)."
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listing.returncode: pytest.skip("not a git checkout")
+    if listing.returncode:
+        pytest.skip("not a git checkout")
     paths = [ROOT / name for name in listing.stdout.split("\0") if name]
     return [p for p in paths if p.is_file() and b"\0" not in p.read_bytes()[:8192]]
 
 
 def test_one_notebook_one_module():
     names = [path.stem.split("_", 1)[1] for path in NOTEBOOKS if path.stem not in ONLY_TEXT]
-    assert sorted(names) == sorted(MODULES), "nbs/NN_name.ipynb and iris_edu/name.py belong together"
+    assert sorted(names) == sorted(MODULES), (
+        "nbs/NN_name.ipynb and iris_edu/name.py belong together"
+    )
 
 
 def test_every_module_has_its_place():
@@ -80,14 +96,16 @@ def test_every_module_has_its_place():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_to_the_left(name):
-    right = own(MODULES[name]) - set(ORDER[:ORDER.index(name)])
+    right = own(MODULES[name]) - set(ORDER[: ORDER.index(name)])
     assert not right, f"{name} imports {', '.join(right)}, which does not stand to its left"
 
 
 @pytest.mark.parametrize("name", [name for name in CORE if name in MODULES])
 def test_the_core_needs_only_torch(name):
     allowed = {"torch", "einops", "numpy", "iris_edu"} | set(sys.stdlib_module_names)
-    if name == "tokenizer": allowed.add("safetensors")  # a format of weight files, loaded only when one is named
+    # a format of weight files, loaded only when one is named
+    if name == "tokenizer":
+        allowed.add("safetensors")
     assert {full.split(".")[0] for full in imports(MODULES[name])} <= allowed
     assert own(MODULES[name]) <= {"settings", "typed", *CORE}
 
@@ -101,27 +119,47 @@ def test_each_module_imports_alone(fresh_imports):
 def test_training_loads_no_notebook_packages():
     _, _, loaded = fresh_import("training")
     assert "torch" in loaded
-    assert not loaded & {"matplotlib", "ipywidgets", "IPython", "nbdev", "jupyterlab", "tensorboard"}
+    assert not loaded & {
+        "matplotlib",
+        "ipywidgets",
+        "IPython",
+        "nbdev",
+        "jupyterlab",
+        "tensorboard",
+    }
 
 
 def test_no_stray_paths():
     stray = re.compile(r"(?<![\w.$}])/(?:home|root|tmp|Users|work)/\w")
-    found = {str(path.relative_to(ROOT)): match[0] for path in tracked()
-             if (match := stray.search(path.read_text(errors="ignore")))}
+    found = {
+        str(path.relative_to(ROOT)): match[0]
+        for path in tracked()
+        if (match := stray.search(path.read_text(errors="ignore")))
+    }
     assert not found, f"paths of one machine: {found}"
 
 
 def test_modules_are_exported():
-    by_hand = [name for name, path in MODULES.items() if "AUTOGENERATED" not in "".join(path.read_text()[:600])]
+    by_hand = [
+        name
+        for name, path in MODULES.items()
+        if "AUTOGENERATED" not in "".join(path.read_text()[:600])
+    ]
     assert not by_hand, f"written by hand: {by_hand}"
 
 
 def test_modules_equal_their_notebooks(tmp_path):
     for folder in ("nbs", "iris_edu"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
+        shutil.copytree(
+            ROOT / folder,
+            tmp_path / folder,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"),
+        )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     code = "from nbdev.doclinks import nbdev_export; nbdev_export()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert not done.returncode, done.stderr
     new = {path.name: path.read_text() for path in (tmp_path / "iris_edu").glob("*.py")}
     old = {path.name: path.read_text() for path in (ROOT / "iris_edu").glob("*.py")}
@@ -131,15 +169,21 @@ def test_modules_equal_their_notebooks(tmp_path):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_are_documented(name):
-    bare = [node.name for node, top in definitions(MODULES[name])
-            if top and not node.name.startswith("_") and not ast.get_docstring(node)]
+    bare = [
+        node.name
+        for node, top in definitions(MODULES[name])
+        if top and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
     assert not bare, f"no docstring: {bare}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_functions_are_short(name):
-    long = {node.name: node.end_lineno - node.lineno + 1 for node, _ in definitions(MODULES[name])
-            if not isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= 40}
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node, _ in definitions(MODULES[name])
+        if not isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= 40
+    }
     assert not long, f"over 40 lines: {long}"
 
 
@@ -149,11 +193,27 @@ def test_notebook_is_clean(path):
 
 
 def test_make_builds_the_environment_again_only_for_other_packages(tmp_path):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"): shutil.copy(ROOT / name, tmp_path)
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}  # of a make around this test
-    def make(flag): return subprocess.run(["make", flag, "venv", "VENV=env"], cwd=tmp_path, env=outside, capture_output=True, text=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    # of a make around this test
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+
+    def make(flag):
+        return subprocess.run(
+            ["make", flag, "venv", "VENV=env"],
+            cwd=tmp_path,
+            env=outside,
+            capture_output=True,
+            text=True,
+        )
+
     steps = make("-n").stdout
-    assert steps.index("rm -f 'env'/.ready*") < steps.index("pip install")  # or going back to older packages would find their old mark
+    # or going back to older packages would find their old mark
+    assert steps.index("rm -f 'env'/.ready*") < steps.index("pip install")
     mark = re.search(r"touch '(.+)'", steps)[1]
     (tmp_path / mark).parent.mkdir()
     (tmp_path / mark).touch()

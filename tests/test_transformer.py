@@ -1,7 +1,9 @@
 """The Transformer: sizes of the paper, causality, and cached passes equal to full ones."""
+
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
@@ -20,7 +22,8 @@ def build(config=SMALL, context=CONTEXT, **parts):
     "A small Transformer with weights large enough that every token matters."
     torch.manual_seed(0)
     model = Transformer(config, context, **parts).eval()
-    for p in model.parameters(): p.data.add_(0.2 * torch.randn_like(p))
+    for p in model.parameters():
+        p.data.add_(0.2 * torch.randn_like(p))
     return model
 
 
@@ -34,15 +37,18 @@ def test_sizes_of_the_paper():
 def test_start_weights():
     model = Transformer(TransformerConfig(layers=1), context=340)
     for m in model.modules():
-        if isinstance(m, (nn.Linear, nn.Embedding)): assert abs(m.weight.std().item() - 0.02) < 1e-3
-        if isinstance(m, nn.Linear): assert not m.bias.any()
-        if isinstance(m, nn.LayerNorm): assert (m.weight == 1).all() and not m.bias.any()
+        if isinstance(m, (nn.Linear, nn.Embedding)):
+            assert abs(m.weight.std().item() - 0.02) < 1e-3
+        if isinstance(m, nn.Linear):
+            assert not m.bias.any()
+        if isinstance(m, nn.LayerNorm):
+            assert (m.weight == 1).all() and not m.bias.any()
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=12), st.integers(1, 3))
 def test_any_chunking_equals_the_full_pass(chunks, batch):
-    chunks = [n for i, n in enumerate(chunks) if sum(chunks[:i + 1]) <= CONTEXT]
+    chunks = [n for i, n in enumerate(chunks) if sum(chunks[: i + 1]) <= CONTEXT]
     model, x = build(), torch.randn(batch, sum(chunks), SMALL.width)
     with torch.no_grad():
         full, none = model(x)
@@ -60,7 +66,7 @@ def test_paper_size_token_by_token():
     with torch.no_grad():
         cache, parts = model.empty_cache(1), []
         for i in range(340):
-            y, cache = model(x[:, i:i + 1], cache)
+            y, cache = model(x[:, i : i + 1], cache)
             parts.append(y)
         assert_close(torch.cat(parts, 1), model(x)[0], atol=1e-5, rtol=0)
 
@@ -71,13 +77,17 @@ def test_a_later_token_never_changes_an_earlier_output(place):
     model, x = build(), torch.randn(1, CONTEXT, SMALL.width)
     other = x.clone()
     other[:, place] += torch.randn(SMALL.width)
-    with torch.no_grad(): change = (model(x)[0] - model(other)[0]).abs().amax(-1)[0]
+    with torch.no_grad():
+        change = (model(x)[0] - model(other)[0]).abs().amax(-1)[0]
     assert change[:place].max() < 1e-6 if place else True
     assert (change[place:] > 1e-6).all()
 
 
 def test_an_old_cache_still_describes_the_past():
-    "The buffers are shared, but a cache reads only its own length: branches may be taken one after the other."
+    """The buffers are shared, but a cache reads only its own length.
+
+    Branches may be taken one after the other.
+    """
     model, x = build(), torch.randn(1, 6, SMALL.width)
     with torch.no_grad():
         _, start = model(x[:, :4], model.empty_cache(1))
@@ -98,21 +108,36 @@ def test_dropout_only_in_training():
 def test_gradient_reaches_every_parameter():
     model = build()
     model(torch.randn(2, CONTEXT, SMALL.width))[0].square().mean().backward()
-    key_bias = {f"blocks.{i}.attention.key.bias" for i in range(SMALL.layers)}  # softmax ignores a constant
-    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name not in key_bias)
+    # softmax ignores a constant
+    key_bias = {f"blocks.{i}.attention.key.bias" for i in range(SMALL.layers)}
+    assert all(
+        p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name not in key_bias
+    )
 
 
 @pytest.mark.parametrize("used,new", [(0, CONTEXT + 1), (CONTEXT, 1), (CONTEXT - 1, 2)])
 def test_context_overflow_is_a_sentence(used, new):
     model = build()
     cache = model.empty_cache(1)._replace(length=used)
-    with pytest.raises(UserError, match=f"holds {CONTEXT} tokens and {used} are used, so {new} more"):
+    with pytest.raises(
+        UserError, match=f"holds {CONTEXT} tokens and {used} are used, so {new} more"
+    ):
         model(torch.zeros(1, new, SMALL.width), cache)
 
 
-@pytest.mark.parametrize("bad", [dict(width=30), dict(layers=0), dict(heads=0), dict(attention_dropout=1.0), dict(embed_dropout=-0.1)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(width=30),
+        dict(layers=0),
+        dict(heads=0),
+        dict(attention_dropout=1.0),
+        dict(embed_dropout=-0.1),
+    ],
+)
 def test_bad_configurations(bad):
-    with pytest.raises(UserError): TransformerConfig(**bad)
+    with pytest.raises(UserError):
+        TransformerConfig(**bad)
 
 
 class SharedKeys(CausalAttention):
@@ -120,17 +145,24 @@ class SharedKeys(CausalAttention):
 
     def __init__(self, config):
         super().__init__(config)
-        self.key, self.value = (nn.Linear(config.width, config.width // config.heads) for _ in range(2))
+        self.key, self.value = (
+            nn.Linear(config.width, config.width // config.heads) for _ in range(2)
+        )
 
     def empty_cache(self, batch, context):
-        return LayerCache(*(torch.empty(batch, 1, context, self.key.out_features) for _ in range(2)), 0)
+        return LayerCache(
+            *(torch.empty(batch, 1, context, self.key.out_features) for _ in range(2)), 0
+        )
 
     def forward(self, x, layer_cache=None):
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v, used = self.key(x).unsqueeze(1), self.value(x).unsqueeze(1), 0
         if layer_cache is not None:
             used = layer_cache.length
-            k, v = torch.cat([layer_cache.keys[:, :, :used], k], 2), torch.cat([layer_cache.values[:, :, :used], v], 2)
+            k, v = (
+                torch.cat([layer_cache.keys[:, :, :used], k], 2),
+                torch.cat([layer_cache.values[:, :, :used], v], 2),
+            )
             layer_cache = LayerCache(k, v, k.shape[2])
         mask = torch.ones(x.shape[1], k.shape[2], dtype=torch.bool).tril(used)
         y = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf).softmax(-1) @ v
