@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .imagination import Rollout
+from .imagination import Trajectory
 from .settings import UserError
 from .typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .world_model import sample_categorical
@@ -214,7 +214,7 @@ def counted_steps(endings: Tensor, count_after_end: bool) -> Tensor:
 # %% ../nbs/08_actor_critic.ipynb #59d14f86
 def actor_critic_loss(
     policy: Policy,
-    rollout: Rollout,
+    rollout: Trajectory,
     config: ActorCriticConfig,
     returns: ReturnEstimator = lambda_returns,
 ) -> dict[str, Tensor]:
@@ -227,12 +227,12 @@ def actor_critic_loss(
     logits, values, _ = policy.unroll(rollout.frames, rollout.policy_state)
     log_probs, values = logits[:, :-1].float().log_softmax(-1), values.float()
     targets = returns(
-        rollout.rewards, values.detach(), rollout.endings, config.discount, config.lam
+        rollout.rewards, values.detach(), rollout.dones, config.discount, config.lam
     ).detach()
     chosen = log_probs.gather(-1, rollout.actions[..., None]).squeeze(-1)
     advantage = targets - values[:, :-1].detach()
     entropy = -(log_probs.exp() * log_probs).sum(-1)
-    weights = counted_steps(rollout.endings, config.count_after_end)
+    weights = counted_steps(rollout.dones, config.count_after_end)
 
     def mean(terms):
         return (terms * weights).sum() / weights.sum()

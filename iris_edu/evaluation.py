@@ -27,6 +27,7 @@ from .agent import beside, is_shipped, load_trained, pick_device
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .files import read_json, sentences, write_json
+from .imagination import rollout
 from .own_data import Recorded
 from .replay import Replay, to_float
 from .runs import checkpoint_sum, generator, read_run
@@ -526,11 +527,8 @@ def dream_on(dream, frames, actions, generator):
 
     It sees frames (B,3,H,W) and the actions (B,k), and nothing that happens after.
     """
-    state, steps = dream.begin(frames), []
-    for action in actions.T:
-        state, rewards, endings = dream.step(state, action, generator)
-        steps.append((state.tokens, state.frames, rewards, endings))
-    return Forecast(*(torch.stack(column, 1) for column in zip(*steps)))
+    dreamt = rollout(dream, frames, actions, generator)
+    return Forecast(dreamt.tokens[:, 1:], dreamt.frames[:, 1:], dreamt.rewards, dreamt.dones)
 
 
 def nothing_moves(tokenizer, frames, k):

@@ -16,7 +16,7 @@ from iris_edu.actor_critic import (
     lambda_returns,
     sample_actions,
 )
-from iris_edu.imagination import Rollout
+from iris_edu.imagination import Trajectory
 from iris_edu.settings import UserError
 
 TINY = ActorCriticConfig(channels=(4, 8), hidden=16, burn_in=3, horizon=6)
@@ -30,12 +30,12 @@ def tiny_policy(seed=0, actions=3):
 def tiny_rollout(policy, batch=4, horizon=6, seed=1, end_rate=0.2):
     g = torch.Generator().manual_seed(seed)
     endings = torch.rand(batch, horizon - 1, generator=g) < end_rate
-    return Rollout(
+    return Trajectory(
         frames=torch.rand(batch, horizon, 3, 16, 16, generator=g),
         tokens=torch.zeros(batch, horizon, 4, dtype=torch.int64),
         actions=torch.randint(0, 3, (batch, horizon - 1), generator=g),
         rewards=torch.randint(-1, 2, (batch, horizon - 1), generator=g).float(),
-        endings=endings,
+        dones=endings,
         policy_state=tuple(torch.rand(batch, 16, generator=g) for _ in range(2)),
     )
 
@@ -158,7 +158,7 @@ def step_by_step_loss(policy, rollout, config):
         targets = mixture(
             rollout.rewards[b].tolist(),
             plain,
-            rollout.endings[b].tolist(),
+            rollout.dones[b].tolist(),
             config.discount,
             config.lam,
         )
@@ -171,7 +171,7 @@ def step_by_step_loss(policy, rollout, config):
                 + (values[t] - targets[t]) ** 2
             )
             counted += 1
-            if rollout.endings[b, t] and not config.count_after_end:
+            if rollout.dones[b, t] and not config.count_after_end:
                 break
     return torch.stack(terms).sum() / counted
 
@@ -211,7 +211,7 @@ def spoil_after_end(rollout):
     """Change every reward and action after the first ending, but no frame (the network still reads
     frames in order).
     """
-    after = counted_steps(rollout.endings, False) == 0
+    after = counted_steps(rollout.dones, False) == 0
     assert after.any()
     return rollout._replace(
         rewards=torch.where(after, rollout.rewards + 7, rollout.rewards),
