@@ -1412,7 +1412,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'iris_edu.world_model.HeadsLike.tokens': ( 'world_model.html#headslike.tokens',
                                                                                  'iris_edu/world_model.py'),
                                       'iris_edu.world_model.Memory': ('world_model.html#memory', 'iris_edu/world_model.py'),
-                                      'iris_edu.world_model.Outcome': ('world_model.html#outcome', 'iris_edu/world_model.py'),
+                                      'iris_edu.world_model.Prediction': ('world_model.html#prediction', 'iris_edu/world_model.py'),
                                       'iris_edu.world_model.SequenceLayout': ('world_model.html#sequencelayout', 'iris_edu/world_model.py'),
                                       'iris_edu.world_model.SequenceLayout.action_positions': ( 'world_model.html#sequencelayout.action_positions',
                                                                                                 'iris_edu/world_model.py'),

@@ -518,7 +518,7 @@ class Forecast(NamedTuple):
     tokens: Tensor  # int64 (B,k,K)
     frames: Tensor  # float (B,k,3,H,W)
     rewards: Tensor  # float (B,k)
-    endings: Tensor  # bool (B,k)
+    dones: Tensor  # bool (B,k)
 
 # %% ../nbs/10_evaluation.ipynb #b97f9eed
 def dream_on(dream, frames, actions, generator):
@@ -528,8 +528,8 @@ def dream_on(dream, frames, actions, generator):
     """
     state, steps = dream.begin(frames), []
     for action in actions.T:
-        state, rewards, endings = dream.step(state, action, generator)
-        steps.append((state.tokens, state.frames, rewards, endings))
+        state, rewards, dones = dream.step(state, action, generator)
+        steps.append((state.tokens, state.frames, rewards, dones))
     return Forecast(*(torch.stack(column, 1) for column in zip(*steps)))
 
 
@@ -577,7 +577,7 @@ def k_step_error(dream, batch, generator):
         dream.tokenizer.encode(frames[:, 1:]),
         frames[:, 1:],
         batch.rewards[:, :-1],
-        batch.ends[:, :-1],
+        batch.dones[:, :-1],
     )
     forecasts = {
         "world model": dream_on(dream, start, actions, generator),
@@ -610,7 +610,7 @@ def _errors(forecast, truth, seen, acted):
         token_error=_mean((forecast.tokens != truth.tokens).float().mean(-1), seen),
         pixel_error=_mean((forecast.frames - truth.frames).abs().flatten(2).mean(-1), seen),
         reward_accuracy=_mean((sign(forecast.rewards) == sign(truth.rewards)).float(), acted),
-        ending_accuracy=_mean((forecast.endings == truth.endings).float(), acted),
+        ending_accuracy=_mean((forecast.dones == truth.dones).float(), acted),
     )
 
 

@@ -162,7 +162,7 @@ class Dream:
         generator: torch.Generator,
         next_frame: bool = True,
     ) -> tuple[DreamState, Tensor, Tensor]:
-        """One imagined step: actions int64 (B,) → (state, rewards float (B,), endings bool (B,)),
+        """One imagined step: actions int64 (B,) → (state, rewards float (B,), dones bool (B,)),
         at most K passes.
 
         With `next_frame=False` only reward and ending are drawn (one pass) and the dream cannot go
@@ -172,9 +172,9 @@ class Dream:
         memory = memory_with_room(self.world_model, state, 1 + next_frame)
         memory, out = self.world_model.act(memory, actions)
         rewards = self.world_model.sample_reward(out, generator)
-        endings = self.world_model.sample_ending(out, generator)
+        dones = self.world_model.sample_ending(out, generator)
         if not next_frame:
-            return state._replace(memory=memory), rewards, endings
+            return state._replace(memory=memory), rewards, dones
         tokens, memory = self.draw(
             self.world_model, self.sampler, memory, out.token, state.tokens, generator
         )
@@ -189,7 +189,7 @@ class Dream:
                 self.tokenizer.decode(tokens), tokens, memory, history_tokens, history_actions
             ),
             rewards,
-            endings,
+            dones,
         )
 
 # %% ../nbs/07_imagination.ipynb #5d19b922
@@ -200,7 +200,7 @@ class Rollout(NamedTuple):
     tokens: Tensor  # int64 (B,H,K)
     actions: Tensor  # int64 (B,H-1)
     rewards: Tensor  # float (B,H-1)
-    endings: Tensor  # bool (B,H-1)
+    dones: Tensor  # bool (B,H-1)
     policy_state: Any  # the policy's recurrent state before frame 0
 
 # %% ../nbs/07_imagination.ipynb #ed5034b8
@@ -223,8 +223,8 @@ def imagine(
     for _ in range(horizon - 1):
         logits, _, now = policy(state.frames, now)
         actions = sample_categorical(logits, generator)
-        state, rewards, endings = dream.step(state, actions, generator)
-        transitions.append((actions, rewards, endings))
+        state, rewards, dones = dream.step(state, actions, generator)
+        transitions.append((actions, rewards, dones))
         pictures.append(state.frames)
         tokens.append(state.tokens)
     columns = (torch.stack(column, 1) for column in zip(*transitions))
@@ -262,8 +262,8 @@ class DreamEnv:
         if self.state is None:
             raise UserError("The dream has not begun: call reset(frames) with real frames first.")
         actions = torch.as_tensor(actions, dtype=torch.int64, device=self.state.tokens.device)
-        self.state, rewards, endings = self.dream.step(self.state, actions, self.generator)
-        rewards, self.ended = rewards.masked_fill(self.ended, 0.0), self.ended | endings
+        self.state, rewards, dones = self.dream.step(self.state, actions, self.generator)
+        rewards, self.ended = rewards.masked_fill(self.ended, 0.0), self.ended | dones
         return (
             self.state.frames,
             rewards,

@@ -141,11 +141,11 @@ def test_shapes_and_types_of_a_rollout():
     policy = make_policy()
     rollout = imagine(make_dream(), policy, real_frames(), policy.initial_state(3), 7, generator())
     assert rollout.frames.shape == (3, 7, 3, 8, 8) and rollout.tokens.shape == (3, 7, K)
-    assert rollout.actions.shape == rollout.rewards.shape == rollout.endings.shape == (3, 6)
+    assert rollout.actions.shape == rollout.rewards.shape == rollout.dones.shape == (3, 6)
     assert (
         rollout.actions.dtype == torch.int64
         and rollout.rewards.dtype == torch.float32
-        and rollout.endings.dtype == torch.bool
+        and rollout.dones.dtype == torch.bool
     )
     assert set(rollout.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
 
