@@ -25,25 +25,25 @@ class ReturnEstimator(Protocol):
     """Turns rewards and values into the targets of the critic, one per step."""
 
     def __call__(
-        self, rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float
+        self, rewards: Tensor, values: Tensor, dones: Tensor, discount: float, lam: float
     ) -> Tensor:
-        """rewards (B,T), values (B,T+1), endings bool (B,T) → targets (B,T)."""
+        """rewards (B,T), values (B,T+1), dones bool (B,T) → targets (B,T)."""
         ...
 
 # %% ../nbs/08_actor_critic.ipynb #f4a97b76
 @torch.no_grad()
 def lambda_returns(
-    rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float
+    rewards: Tensor, values: Tensor, dones: Tensor, discount: float, lam: float
 ) -> Tensor:
     """λ-returns of equation 4 for all steps at once.
 
-    Rewards (B,T), values (B,T+1), endings bool (B,T) → (B,T), no gradient.
+    Rewards (B,T), values (B,T+1), dones bool (B,T) → (B,T), no gradient.
     """
     if values.shape[1] != rewards.shape[1] + 1:
         raise UserError(
             f"{rewards.shape[1]} rewards need {rewards.shape[1] + 1} values, one more for the bootstrap, not {values.shape[1]}."
         )
-    follow = discount * (1 - endings.to(values.dtype))
+    follow = discount * (1 - dones.to(values.dtype))
     gains = rewards + follow * (1 - lam) * values[:, 1:]
     gains[:, -1] += follow[:, -1] * lam * values[:, -1]
     carry = nn.functional.pad(lam * follow[:, :-1], (1, 0))[:, None].expand(-1, gains.shape[1], -1)
@@ -201,14 +201,14 @@ def burn_in(policy: Policy, frames: Tensor, mask: Tensor | None = None):
     return policy.unroll(frames, state, mask)[-1] if frames.shape[1] else state
 
 # %% ../nbs/08_actor_critic.ipynb #1ad384aa
-def counted_steps(endings: Tensor, count_after_end: bool) -> Tensor:
+def counted_steps(dones: Tensor, count_after_end: bool) -> Tensor:
     """Weights float (B,T).
 
     1 for every step, or 0 for the steps after the first ending (the step that ends counts).
     """
     if count_after_end:
-        return torch.ones_like(endings, dtype=torch.float32)
-    ended_before = endings.long().cumsum(1) - endings.long()
+        return torch.ones_like(dones, dtype=torch.float32)
+    ended_before = dones.long().cumsum(1) - dones.long()
     return (ended_before == 0).float()
 
 # %% ../nbs/08_actor_critic.ipynb #59d14f86

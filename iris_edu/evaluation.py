@@ -519,7 +519,7 @@ class Forecast(NamedTuple):
     tokens: Tensor  # int64 (B,k,K)
     frames: Tensor  # float (B,k,3,H,W)
     rewards: Tensor  # float (B,k)
-    endings: Tensor  # bool (B,k)
+    dones: Tensor  # bool (B,k)
 
 # %% ../nbs/10_evaluation.ipynb #b97f9eed
 def dream_on(dream, frames, actions, generator):
@@ -575,7 +575,7 @@ def k_step_error(dream, batch, generator):
         dream.tokenizer.encode(frames[:, 1:]),
         frames[:, 1:],
         batch.rewards[:, :-1],
-        batch.ends[:, :-1],
+        batch.dones[:, :-1],
     )
     forecasts = {
         "world model": dream_on(dream, start, actions, generator),
@@ -608,7 +608,7 @@ def _errors(forecast, truth, seen, acted):
         token_error=_mean((forecast.tokens != truth.tokens).float().mean(-1), seen),
         pixel_error=_mean((forecast.frames - truth.frames).abs().flatten(2).mean(-1), seen),
         reward_accuracy=_mean((sign(forecast.rewards) == sign(truth.rewards)).float(), acted),
-        ending_accuracy=_mean((forecast.endings == truth.endings).float(), acted),
+        ending_accuracy=_mean((forecast.dones == truth.dones).float(), acted),
     )
 
 

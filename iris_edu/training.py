@@ -442,7 +442,7 @@ def world_model_losses(trainer, draw):
     """
     batch = trainer.batch("world_model", trainer.config.world_model.steps, draw)
     return trainer.agent.world_model.loss(
-        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.ends, batch.mask
+        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.dones, batch.mask
     )
 
 
@@ -788,7 +788,7 @@ def held_out(agent, config, epoch, replay):
             agent.tokenizer.encode(to_float(batch.frames)),
             batch.actions,
             batch.rewards,
-            batch.ends,
+            batch.dones,
             batch.mask,
         )
     return {key: float(value) for key, value in metrics.items()}
