@@ -129,10 +129,6 @@ class RingBuffer:
             self.bounds = torch.tensor([*self.starts, self.total])
         return self.bounds.diff()
 
-    def last_frame(self) -> np.ndarray:
-        "The frame of the newest step, uint8 (H,W,3)."
-        return self.frames[(self.total - 1) % self.config.capacity].cpu().numpy()
-
 # %% ../nbs/02_replay.ipynb #13066886
 class Batch(NamedTuple):
     "B segments of T steps; where `mask` is False the step is padding and all in it is zero."
@@ -187,8 +183,8 @@ def locate(
 ) -> tuple[Tensor, Tensor]:
     """Where the steps of segments lie among all steps ever added, and which of them are real.
 
-    Episodes of `lengths` (E,) that begin at the steps `starts` (E,); segments begin at the step
-    `start` (n,) of `episode` (n,). int64 and bool (n,length); padding repeats the nearest real step.
+    Episodes of `lengths` (E,) begin at the steps `starts` (E,), segments at the step `start` (n,)
+    of `episode` (n,); int64 and bool (n,length). Padding repeats the nearest real step.
     """
     step = start[:, None] + torch.arange(length)
     last = lengths[episode][:, None] - 1
@@ -221,10 +217,7 @@ def _check_request(ring: RingBuffer, n: int, length: int, anchor: str) -> None:
 
 # %% ../nbs/02_replay.ipynb #30d5c823
 class ReplayBuffer(RingBuffer):
-    """The ring, and segments drawn from it: `sample` for training, `recent` for a game in progress.
-
-    `sampler` chooses where the segments begin (`SegmentSampler`).
-    """
+    "The ring, and segments drawn from it where `sampler` lets them begin."
 
     def __init__(
         self,
@@ -271,11 +264,12 @@ class ReplayBuffer(RingBuffer):
         batch = self.gather(newest, self.lengths[-1:] - length, length)
         return batch.frames, batch.mask
 
-    def extend(self, recording: RecordedGames) -> None:
-        """Adds every step of a recording that has frames.
+    def last_frame(self) -> np.ndarray:
+        "The frame of the newest step, uint8 (H,W,3)."
+        return self.frames[(self.total - 1) % self.config.capacity].cpu().numpy()
 
-        A game that begins in it opens an episode, even if the one before has no end.
-        """
+    def extend(self, recording: RecordedGames) -> None:
+        "Adds the steps of a recording that has frames; every game that begins in it is an episode."
         if recording.frames is None:
             raise UserError("This recording has no frames; rebuild(recording, env) makes them.")
         names = ("frames", "actions", "rewards", "terminated", "truncated")
