@@ -79,8 +79,7 @@ class RingBuffer:
         self.rewards = torch.empty(capacity, dtype=torch.float32, device=device)
         self.ends = torch.empty(capacity, dtype=torch.bool, device=device)
         self.starts, self.total, self.open = deque(), 0, False  # counted over all steps ever added
-        # (E+1,): starts of the episodes and end of the last
-        self.bounds = torch.zeros(1, dtype=torch.int64)
+        self.bounds = torch.zeros(1, dtype=torch.int64)  # (E+1,): starts, and the end of the last
 
     def add(
         self,
@@ -90,10 +89,7 @@ class RingBuffer:
         terminated: bool,
         truncated: bool = False,
     ) -> None:
-        """Adds one step to the open episode, or opens one.
-
-        `frame` uint8 (H,W,3), and what the agent did there; UserError for another kind of frame.
-        """
+        "Adds a step to the open episode, or opens one: frame uint8 (H,W,3), and what was done there."
         _check_frame(frame, self.frames.shape[1:])
         action, reward = int(action), float(reward)
         if self.num_steps == self.config.capacity:
