@@ -406,6 +406,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'iris_edu.files.sum_of': ('a13_files.html#sum_of', 'iris_edu/files.py'),
                                 'iris_edu.files.sweep': ('a13_files.html#sweep', 'iris_edu/files.py'),
                                 'iris_edu.files.sync_folder': ('a13_files.html#sync_folder', 'iris_edu/files.py'),
+                                'iris_edu.files.text_table': ('a13_files.html#text_table', 'iris_edu/files.py'),
                                 'iris_edu.files.write_arrays': ('a13_files.html#write_arrays', 'iris_edu/files.py'),
                                 'iris_edu.files.write_json': ('a13_files.html#write_json', 'iris_edu/files.py')},
             'iris_edu.futures': { 'iris_edu.futures.Comparison': ('a8_futures.html#comparison', 'iris_edu/futures.py'),
