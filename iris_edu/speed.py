@@ -23,22 +23,13 @@ from math import exp
 from pathlib import Path
 
 import torch
+from .rng import make_generators
+from .run import versions
 from torch import nn
 
+from .config import LEARNERS, learns, of_learner
 from .imagination import Dream, Trajectory, imagine
-from .runs import versions
-from iris_edu.training import (
-    LEARNERS,
-    Plain,
-    Trainer,
-    autocast,
-    collect_epoch,
-    learns,
-    make_draws,
-    of_learner,
-    pick_execution,
-    update_once,
-)
+from .training import Plain, Trainer, autocast, collect_epoch, pick_execution, update_once
 from .transformer import attend
 
 # %% ../nbs/11_speed.ipynb #75411664
@@ -78,7 +69,7 @@ def parts(trainer):
     Call}: an update of each learner, an imagined rollout for one dream and for a batch, batches
     from the replay.
     """
-    draw, config = make_draws(0, "bench", device=trainer.device), trainer.config
+    draw, config = make_generators(0, "bench", device=trainer.device), trainer.config
 
     def update(name):
         learner = getattr(trainer.agent, name).train()
