@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from iris_edu.run import load_checkpoint
 
 from iris_edu import cli, speed
 from iris_edu.config import REGISTRY
 from iris_edu.imagination import CategoricalSampler, Dream, ImaginationConfig, draw_frame, imagine
 from iris_edu.material import episode_frames, load_trained
 from iris_edu.replay import to_float
+from iris_edu.run import load_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.training import (
     LOSSES,
@@ -98,7 +98,10 @@ def test_kept_tokens_equal_fresh_ones_after_every_tokenizer_update(tmp_path, gig
     for _ in range(3):
         batch = trainer.replay.sample(6, 5, draw.host)
         frames = to_float(batch.frames)[batch.mask]
-        tokens, pictures = trainer.cache.tokens(batch.slots), trainer.cache.reconstructions(batch.slots)
+        tokens, pictures = (
+            trainer.cache.tokens(batch.slots),
+            trainer.cache.reconstructions(batch.slots),
+        )
         assert torch.equal(tokens[batch.mask], tokenizer.encode(frames))
         torch.testing.assert_close(
             pictures[batch.mask], tokenizer.reconstruct(frames), atol=1e-5, rtol=0
