@@ -555,6 +555,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'iris_edu.imagination.Trajectory': ('imagination.html#trajectory', 'iris_edu/imagination.py'),
                                       'iris_edu.imagination._check_start': ('imagination.html#_check_start', 'iris_edu/imagination.py'),
                                       'iris_edu.imagination._columns': ('imagination.html#_columns', 'iris_edu/imagination.py'),
+                                      'iris_edu.imagination._first_frames': ('imagination.html#_first_frames', 'iris_edu/imagination.py'),
                                       'iris_edu.imagination._last_frames': ('imagination.html#_last_frames', 'iris_edu/imagination.py'),
                                       'iris_edu.imagination.draw_frame': ('imagination.html#draw_frame', 'iris_edu/imagination.py'),
                                       'iris_edu.imagination.imagine': ('imagination.html#imagine', 'iris_edu/imagination.py'),
