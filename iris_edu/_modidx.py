@@ -77,6 +77,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'iris_edu.checks._check_dreaming': ('a4_checks.html#_check_dreaming', 'iris_edu/checks.py'),
                                  'iris_edu.checks._check_losses': ('a4_checks.html#_check_losses', 'iris_edu/checks.py'),
                                  'iris_edu.checks._check_map': ('a4_checks.html#_check_map', 'iris_edu/checks.py'),
+                                 'iris_edu.checks._check_value_loss': ('a4_checks.html#_check_value_loss', 'iris_edu/checks.py'),
                                  'iris_edu.checks._close': ('a4_checks.html#_close', 'iris_edu/checks.py'),
                                  'iris_edu.checks._expect': ('a4_checks.html#_expect', 'iris_edu/checks.py'),
                                  'iris_edu.checks._expect_gradients': ('a4_checks.html#_expect_gradients', 'iris_edu/checks.py'),
