@@ -1274,6 +1274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'iris_edu.training.make_parts': ('training.html#make_parts', 'iris_edu/training.py'),
                                    'iris_edu.training.of_learner': ('training.html#of_learner', 'iris_edu/training.py'),
                                    'iris_edu.training.open_run': ('training.html#open_run', 'iris_edu/training.py'),
+                                   'iris_edu.training.optimizer_step': ('training.html#optimizer_step', 'iris_edu/training.py'),
                                    'iris_edu.training.parameters_of': ('training.html#parameters_of', 'iris_edu/training.py'),
                                    'iris_edu.training.pick_execution': ('training.html#pick_execution', 'iris_edu/training.py'),
                                    'iris_edu.training.recordings': ('training.html#recordings', 'iris_edu/training.py'),
