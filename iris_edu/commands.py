@@ -356,7 +356,7 @@ class ReportOptions(Options):
     Frames and tokens, dream beside reality, losses, returns.
     """
 
-    run: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     "Folders of runs, files, or names of shipped agents."
     out: Path | None = None
     "File to write; by default report.html in the first run's folder."
