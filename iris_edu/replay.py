@@ -77,7 +77,7 @@ class RingBuffer:
         self.frames = torch.empty(capacity, size, size, 3, dtype=torch.uint8, device=device)
         self.actions = torch.empty(capacity, dtype=torch.int64, device=device)
         self.rewards = torch.empty(capacity, dtype=torch.float32, device=device)
-        self.ends = torch.empty(capacity, dtype=torch.bool, device=device)
+        self.dones = torch.empty(capacity, dtype=torch.bool, device=device)
         self.starts, self.total, self.open = deque(), 0, False  # counted over all steps ever added
         self.bounds = torch.zeros(1, dtype=torch.int64)  # (E+1,): starts, and the end of the last
 
@@ -99,7 +99,7 @@ class RingBuffer:
         index = self.total % self.config.capacity
         self.frames[index] = torch.from_numpy(np.array(frame))
         self.actions[index], self.rewards[index] = action, reward
-        self.ends[index] = bool(terminated or (truncated and self.config.truncation_ends))
+        self.dones[index] = bool(terminated or (truncated and self.config.truncation_ends))
         self.total, self.open = self.total + 1, not (terminated or truncated)
 
     def _forget(self) -> None:
@@ -132,7 +132,7 @@ class Batch(NamedTuple):
     frames: Tensor | None  # uint8 (B,T,C,H,W); None if nobody asked for them
     actions: Tensor  # int64 (B,T)
     rewards: Tensor  # float32 (B,T)
-    ends: Tensor  # bool (B,T)
+    dones: Tensor  # bool (B,T)
     mask: Tensor  # bool (B,T), True = real
     # int64 (B,T), where in the ring each step lies; padding repeats the nearest real one
     slots: Tensor | None = None
@@ -199,7 +199,7 @@ def take(ring: RingBuffer, index: Tensor, mask: Tensor, frames: bool = True) -> 
         shown = shown.view(*index.shape, *ring.frames.shape[1:])
         shown = shown.masked_fill_(~mask[..., None, None, None], 0).permute(0, 1, 4, 2, 3)
     rewards = ring.rewards[index].masked_fill(~mask, 0)
-    return Batch(shown, ring.actions[index] * mask, rewards, ring.ends[index] & mask, mask, index)
+    return Batch(shown, ring.actions[index] * mask, rewards, ring.dones[index] & mask, mask, index)
 
 # %% ../nbs/02_replay.ipynb #1f4d19f5
 def _check_request(ring: RingBuffer, n: int, length: int, anchor: str) -> None:
@@ -255,7 +255,7 @@ class ReplayBuffer(RingBuffer):
         if not self.open:
             height, width = self.frames.shape[1:3]
             frames = self.frames.new_zeros(1, length, 3, height, width)
-            return frames, self.ends.new_zeros(1, length)
+            return frames, self.dones.new_zeros(1, length)
         newest = torch.tensor([self.num_episodes - 1])
         batch = self.gather(newest, self.lengths[-1:] - length, length)
         return batch.frames, batch.mask
