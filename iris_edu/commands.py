@@ -29,11 +29,11 @@ from iris_edu import (
     exchange,
     material,
     own_data,
+    perceptual,
     runs,
     scores,
     speed,
     store,
-    tokenizer,
     training,
 )
 from iris_edu import (
@@ -315,7 +315,7 @@ def info(arguments):
         else f"CPU, {torch.get_num_threads()} threads"
     )
     try:
-        weights = str(tokenizer.find_vgg16(tokenizer.TokenizerConfig()))
+        weights = str(perceptual.find_vgg16(Config().tokenizer))
     except UserError as error:
         weights = f"not found: {error}"
     try:
