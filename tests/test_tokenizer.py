@@ -14,6 +14,7 @@ from iris_edu.tokenizer import (
     VectorQuantizer,
     codebook_usage,
     nearest_code,
+    restart_codes,
 )
 
 
@@ -157,7 +158,7 @@ def test_usage_counts_codes(tokens):
     assert 1 - 1e-4 <= usage["perplexity"] <= len(set(tokens)) + 1e-4
 
 
-# unused codes ----------------------------------------------------------------------------------
+# dead codes ----------------------------------------------------------------------------------
 
 
 def test_revive_moves_unused_codes_and_no_other():
@@ -170,6 +171,15 @@ def test_revive_moves_unused_codes_and_no_other():
         used.tolist()
     )
     assert len(quantizer(z).tokens.unique()) > len(used)
+
+
+def test_restarted_codes_are_vectors_and_far_ones_first():
+    codes = torch.tensor([[0.0, 0.0], [9.0, 9.0], [9.0, 8.0]])
+    vectors = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    assert restart_codes(codes, vectors, torch.Generator().manual_seed(0)) == 2
+    assert codes[0].tolist() == [0, 0]
+    assert sorted(codes[1:].tolist()) == [[0, 2], [3, 0]]  # never one that sits on its code
+    assert restart_codes(codes, vectors, torch.Generator()) == 0
 
 
 def test_revive_repeats_with_its_generator():
