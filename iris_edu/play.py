@@ -26,6 +26,8 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 import torch
+from .rng import generator
+from .run import end_with_parent
 from PIL import Image
 
 from .agent import load_trained
@@ -37,7 +39,6 @@ from .own_data import held_out_part
 from .plots import to_uint8
 from .recordings import record
 from .replay import to_float
-from .runs import end_with_parent, generator
 from .settings import UserError
 from .speed import one_thread, side_by_side
 from .store import state

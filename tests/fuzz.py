@@ -32,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from iris_edu.checkpoint import checkpoint_sum
 
 from iris_edu import (
     agent,
@@ -54,7 +55,6 @@ from iris_edu.config import (
     differences,
 )
 from iris_edu.files import sum_of
-from iris_edu.runs import checkpoint_sum
 from iris_edu.settings import UserError
 
 HERE = Path(__file__).resolve().parent
