@@ -32,12 +32,12 @@ from iris_edu import (
     material,
     memory,
     own_data,
+    perceptual,
     resume,
     run,
     scores,
     speed,
     store,
-    tokenizer,
     training,
 )
 from iris_edu import (
@@ -326,7 +326,7 @@ def info(arguments):
         else f"CPU, {torch.get_num_threads()} threads"
     )
     try:
-        weights = str(tokenizer.find_vgg16(tokenizer.TokenizerConfig()))
+        weights = str(perceptual.find_vgg16(Config().tokenizer))
     except UserError as error:
         weights = f"not found: {error}"
     try:

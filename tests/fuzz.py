@@ -34,9 +34,20 @@ import safetensors.torch
 import torch
 from iris_edu.checkpoint import checkpoint_sum
 
-from iris_edu import agent, cli, dashboard, evaluation, material, play, recordings, store, tokenizer
+from iris_edu import (
+    agent,
+    cli,
+    dashboard,
+    evaluation,
+    material,
+    perceptual,
+    play,
+    recordings,
+    store,
+)
 from iris_edu.config import (
     CHANGEABLE,
+    FORMER,
     LEARNERS,
     REGISTRY,
     config_from_dict,
@@ -246,7 +257,7 @@ def make_weights():
     Files of the other kinds have too small ones, the right ones take 59 MB.
     """
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in tokenizer.VGG16().state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in perceptual.VGG16().state_dict().items()}
     torch.save(
         {name: torch.full((1,), 0.01).expand(shape) for name, shape in shapes.items()}, "vgg.pth"
     )
@@ -1236,7 +1247,8 @@ def wrong_text(found, at, path):
         return None
     stranger = name in ("game", "execution") and ":" in found and not found.startswith("iris_edu.")
     if path.startswith("config.parts.") and name in REGISTRY:
-        stranger = found not in {*REGISTRY[name], *REGISTRY[name].values()}
+        former = {path for path, short in FORMER.items() if short in REGISTRY[name]}
+        stranger = found not in {*REGISTRY[name], *REGISTRY[name].values(), *former}
     return (
         f"{path} is {found!r:.30}"
         if stranger or name in CHOICES and found not in CHOICES[name]
@@ -1873,7 +1885,7 @@ KINDS = {
 }
 FUNCTIONS = {
     "opened": play.opened,
-    "load_vgg16": tokenizer.load_vgg16,
+    "load_vgg16": perceptual.load_vgg16,
     "read_picture": lambda: dashboard.read_picture(PICTURE),
     "load_episodes": lambda: material.load_episodes("Pong"),
     "load_learning": lambda: material.load_learning("small"),

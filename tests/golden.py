@@ -21,9 +21,9 @@ from iris_edu.config import PRESETS
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.files import digest
 from iris_edu.imagination import Dream, Trajectory
+from iris_edu.perceptual import LPIPS, packaged
 from iris_edu.settings import UserError
 from iris_edu.store import data_folder
-from iris_edu.tokenizer import LPIPS, packaged
 from iris_edu.training import build_optimizers
 
 FOLDER = Path(__file__).with_name("golden")

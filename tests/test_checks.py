@@ -14,9 +14,10 @@ from iris_edu.autoencoder import Decoder, Encoder
 from iris_edu.callbacks import Progress, TensorBoard
 from iris_edu.envs import make_env
 from iris_edu.imagination import CategoricalSampler, imagine
+from iris_edu.perceptual import LPIPS
 from iris_edu.replay import UniformSegments
 from iris_edu.settings import UserError
-from iris_edu.tokenizer import LPIPS, Tokenizer, VectorQuantizer
+from iris_edu.tokenizer import Tokenizer, VectorQuantizer
 from iris_edu.training import Plain
 from iris_edu.transformer import CausalAttention, LearntPositions
 from iris_edu.world_model import FrameActionLayout, Heads, WorldModel

@@ -16,6 +16,7 @@ from iris_edu.run import RunFile, read_run, write_run
 from iris_edu import checkpoint, cli, run
 from iris_edu.config import (
     CHANGEABLE,
+    FORMER,
     PRESETS,
     REGISTRY,
     Config,
@@ -149,6 +150,22 @@ def test_old_import_paths_are_short_names():
             if path:
                 assert getattr(Parts(**{part: path}), part) == short
     assert Config(execution="iris_edu.speed:Compiled").execution == "compiled"
+
+
+@pytest.mark.parametrize("path, short", FORMER.items())
+def test_import_paths_of_earlier_versions_are_short_names(path, short):
+    part = next(part for part, names in REGISTRY.items() if short in names)
+    values = {"execution": path} if part == "execution" else {"parts": {"perceptual_loss": path}}
+    config = config_from_dict(values)
+    name = config.execution if part == "execution" else config.parts.perceptual_loss
+    assert name == short
+    check_trust(config, "an old run")
+    assert maker(config, part).__name__ == path.rpartition(":")[2]
+
+
+def test_a_former_path_stands_for_no_other_part():
+    path = "iris_edu.tokenizer:LPIPS"
+    assert Parts(encoder=path).encoder == path
 
 
 @pytest.mark.parametrize(

@@ -519,9 +519,9 @@ def test_the_perceptual_loss_looks_at_every_third_update(monkeypatch):
             looks.append(len(x))
             return torch.zeros(len(x))
 
-    monkeypatch.setattr("iris_edu.tokenizer.Spy", Spy, raising=False)
+    monkeypatch.setattr("iris_edu.perceptual.Spy", Spy, raising=False)
     config = dataclasses.replace(
-        SMALL, parts=dataclasses.replace(SMALL.parts, perceptual_loss="iris_edu.tokenizer:Spy")
+        SMALL, parts=dataclasses.replace(SMALL.parts, perceptual_loss="iris_edu.perceptual:Spy")
     )
     frames = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     train_tokenizer(frames, config, 7, 2, 1e-3, perceptual_every=3, lessons=0.5)

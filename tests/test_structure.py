@@ -26,7 +26,7 @@ FILES = sorted((ROOT / "iris_edu").rglob("*.py"))
 MODULES = {module_name(path): path for path in FILES if not path.stem.startswith("_")}
 # A module imports only modules that stand to its left.
 ORDER = (
-    "settings typed files drawing plots entrance envs replay recordings autoencoder tokenizer transformer world_model imagination actor_critic "
+    "settings typed files drawing plots entrance envs replay recordings autoencoder perceptual tokenizer transformer world_model imagination actor_critic "
     "config runs store fetch sources own_data agent exchange training evaluation scores speed material widgets futures predictions play checks report dashboard commands cli"
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
@@ -117,7 +117,7 @@ def test_imports_go_to_the_left(name):
 def test_the_core_needs_only_torch(name):
     allowed = {"torch", "einops", "numpy", "iris_edu"} | set(sys.stdlib_module_names)
     # a format of weight files, loaded only when one is named
-    if name == "tokenizer":
+    if name == "perceptual":
         allowed.add("safetensors")
     assert {full.split(".")[0] for full in imports(MODULES[name])} <= allowed
     assert own(MODULES[name]) <= {"settings", "typed", *CORE}
