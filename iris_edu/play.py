@@ -32,7 +32,6 @@ from .agent import load_trained
 from .config import game_of, make_environment
 from .files import atomic_write, read_json, say
 from .futures import at_temperature
-from .material import load_episodes
 from .own_data import held_out_part
 from .plots import to_uint8
 from .recordings import record
@@ -43,6 +42,7 @@ from .speed import one_thread, side_by_side
 from .store import state
 from .typed import Positive, Seed, Whole
 from .widgets import Gallery, View, action_names, row
+from .zoo.episodes import load_episodes
 
 # %% ../nbs/A10_play.ipynb #fbf3a9e3
 def opened(name, trust=()):
