@@ -72,7 +72,7 @@ def test_the_losses_of_every_update_are_told():
 def test_a_pixel_counts_more_the_more_rarely_it_moves():
     frames = torch.zeros(100, 3, 4, 4, dtype=torch.uint8)
     frames[:2, :, 0, 0], frames[:40, :, 3, 3] = 200, 200
-    codebook = patches(frames[[2, 0, 3]] / 255, 4).flatten(0, 2).unique(dim=0)
+    codebook = patches(frames[[2, 0, 3]] / 255, 4).flatten(-3).flatten(0, 2).unique(dim=0)
     data = patch_data(frames, 4, codebook)
     assert data.still.max() == 0 and data.weight.shape == (1, 4, 4)
     rare, common = data.weight[0, 0, 0].item(), data.weight[0, 3, 3].item()
