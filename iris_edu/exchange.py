@@ -23,20 +23,13 @@ from torch import nn
 
 from .agent import Agent, build_agent, load_trained, save_agent
 from .autoencoder import AttentionBlock, AutoencoderConfig, ResidualBlock
+from .checkpoint import Header, save_checkpoint
 from .config import LEARNERS, PRESETS, Config, make_environment
 from .envs import num_actions
 from .files import make_folder, ordinary, sentences, write_json
 from .own_data import DATASET, cut, load_recordings, new_folder, read_dataset
 from .recordings import Recording, concatenate, load_recording, rebuild
-from iris_edu.runs import (
-    Header,
-    RunFile,
-    append_metrics,
-    read_run,
-    save_checkpoint,
-    versions,
-    write_run,
-)
+from .run import RunFile, append_metrics, read_run, versions, write_run
 from .settings import UserError
 from .sources import MINARI
 

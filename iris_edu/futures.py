@@ -29,7 +29,7 @@ from .config import maker
 from .imagination import Dream, DreamState
 from .plots import COLOURS, to_uint8
 from .replay import to_float
-from .runs import generator
+from .rng import generator
 from .settings import UserError
 from .speed import ahead
 from .widgets import Gallery, View, action_names, outlined, row

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from .imagination import CategoricalSampler, ImaginationConfig, draw_frame
 from .replay import to_float
-from .runs import generator
+from .rng import generator
 from .settings import UserError
 from .widgets import Gallery, View, action_names, cells, code_label, read_vocabulary, row
 

@@ -27,7 +27,7 @@ from .config import make_environment
 from .own_data import read_dataset
 from .plots import to_uint8
 from .replay import to_float
-from .runs import generator
+from .rng import generator
 from .settings import UserError
 
 # %% ../nbs/12_widgets.ipynb #12195c21

@@ -26,9 +26,10 @@ from iris_edu.dashboard import (
     summary,
     time_left,
 )
-from iris_edu.runs import append_metrics, read_metrics
+from iris_edu.resume import begin
+from iris_edu.run import append_metrics, read_metrics
 from iris_edu.settings import UserError
-from iris_edu.training import PRESETS, begin
+from iris_edu.training import PRESETS
 
 SMALL = PRESETS["small"]
 ROOT = Path(__file__).resolve().parent.parent

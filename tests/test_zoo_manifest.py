@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from iris_edu.agent import Trained, build_agent, load_trained
+from iris_edu.checkpoint import checkpoint_sum, read_checkpoint
 from iris_edu.config import LEARNERS, PRESETS
-from iris_edu.runs import checkpoint_sum, read_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.store import SHIPPED, name_of, read_manifest, state
 from iris_edu.zoo.episodes import load_episodes

@@ -20,7 +20,7 @@ from ..evaluation import k_step_error
 from ..imagination import Dream
 from ..recordings import Recording
 from ..replay import ReplayBuffer, ReplayConfig, UniformSegments, to_float
-from ..runs import generator
+from ..rng import generator
 from ..speed import one_thread
 from ..world_model import WorldModel, parameter_groups
 from .fit import Schedule, fit

@@ -13,7 +13,7 @@ import torch
 
 from ..envs import EnvConfig, make_env
 from ..recordings import Recording, load_recording, rebuild, record
-from ..runs import versions
+from ..run import versions
 from ..settings import UserError
 from ..store import whole
 from .scripted import scripted_policy

@@ -15,10 +15,10 @@ from pathlib import Path
 from torch import nn
 
 from ..agent import save_agent
+from ..checkpoint import read_checkpoint
 from ..config import Config, make_environment
 from ..envs import num_actions
 from ..files import atomic_write, read_text
-from ..runs import read_checkpoint
 from ..settings import UserError
 from iris_edu.store import (
     agent_file,

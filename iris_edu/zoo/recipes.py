@@ -22,7 +22,7 @@ from ..evaluation import evaluate_run
 from ..files import text_table
 from ..imagination import Dream, ImaginationConfig
 from ..recordings import save_recording
-from ..runs import read_metrics, read_run
+from ..run import read_metrics, read_run
 from ..settings import UserError, load_settings
 from ..store import agent_file, data_folder, fingerprint, read_manifest, state
 from ..training import train
