@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
+
+from .actor_critic import sample_actions
 from iris_edu.checkpoint import (
     Header,
     has_checkpoint,
@@ -22,15 +25,12 @@ from iris_edu.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from .rng import derive_seed
-from .run import check_same, read_run, versions
-from torch import nn
-
-from .actor_critic import sample_actions
 from .config import LEARNERS, Config, make_environment, maker
 from .envs import num_actions
 from .files import sentences
 from .imagination import Dream
+from .rng import derive_seed
+from .run import check_same, read_run, versions
 from .settings import UserError, load_settings
 from .store import agent_file, data_folder, fingerprint, remake, shipped_agents, whole
 

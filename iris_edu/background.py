@@ -13,15 +13,15 @@ import sys
 from contextlib import contextmanager
 
 import torch
-from .divergence import kept
-from .run import end_with_parent, read_run
-from .validation import evaluate_agent
 
 from .agent import build_agent, build_dream, load_run, pick_device, set_precision
 from .config import foreign_modules, make_environment
+from .divergence import kept
 from .envs import is_ours
 from .files import say
+from .run import end_with_parent, read_run
 from .settings import UserError
+from .validation import evaluate_agent
 
 # %% ../nbs/library/background.ipynb #34b70477
 _CHILD = "import sys; sys.path = [folder for folder in sys.path if folder]; from iris_edu.background import {0}; {0}(*sys.argv[1:])"

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from .rng import derive_seed, generator
 
 from .actor_critic import burn_in
 from .envs import num_actions
 from .files import say
 from .recordings import Recording, ReplayError, concatenate, rebuild
 from .replay import to_float
+from .rng import derive_seed, generator
 from .settings import UserError
 
 # %% ../nbs/library/collect.ipynb #5aca7d03

@@ -29,7 +29,6 @@ from iris_edu import (
     envs,
     evaluation,
     exchange,
-    material,
     memory,
     own_data,
     perceptual,
@@ -51,9 +50,11 @@ from iris_edu.config import (
     foreign_modules,
     game_of,
 )
-from .files import make_folder, say
+from .files import make_folder, say, text_table
 from .settings import UserError, load_settings
 from .typed import Count, Device, Positive, Seed, between, kinds_of, typed
+from .zoo import recipes
+from .zoo.manifest import kilobytes
 
 # %% ../nbs/A17_commands.ipynb #c7947b7f
 Trust = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -494,10 +495,10 @@ def make(arguments):
     "Make each, or list what there is and whether it is whole."
     options = tyro.cli(MakeOptions, args=arguments, prog="iris-edu make")
     for name in options.names:
-        material.check_name(name)
+        recipes.check_name(name)
     for name in options.names:
-        material.make(name)
-    say(material.inventory(names=options.names))
+        recipes.make(name)
+    say(recipes.inventory(names=options.names))
 
 # %% ../nbs/A17_commands.ipynb #4390a66d
 @dataclass(frozen=True)
@@ -521,11 +522,7 @@ def fetch(arguments):
     if not wanted:
         return say("everything is here, and whole")
     base = fetching.source(options.source or "")
-    say(
-        "\n".join(
-            f"{file:<38}{material.kilobytes(entry.bytes):>10}" for file, entry in wanted.items()
-        )
-    )
+    say(text_table((file, kilobytes(entry.bytes)) for file, entry in wanted.items()))
     if not options.yes and not in_terminal():
         raise UserError("nothing was fetched, for nobody can be asked here: say --yes")
     if not options.yes and not agreed(wanted, base):

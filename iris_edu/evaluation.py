@@ -20,20 +20,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from .checkpoint import checkpoint_sum
-from .collect import Episode, evaluate_policy
-from .rng import generator
-from .run import read_run
 from torch import Tensor
 
 from . import plots
 from .agent import beside, is_shipped, load_trained, pick_device, set_precision
+from .checkpoint import checkpoint_sum
+from .collect import Episode, evaluate_policy
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .files import read_json, sentences, write_json
 from .imagination import rollout
 from .own_data import Recorded
 from .replay import ReplayBuffer, to_float
+from .rng import generator
+from .run import read_run
 from .settings import UserError
 from .store import place, read_table, repository
 from .typed import Positive, Score, Seed, Whole, typed

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from .checkpoint import Header, save_checkpoint
-from .run import RunFile, append_metrics, read_run, versions, write_run
 from PIL import Image
 from torch import nn
 
 from .agent import Agent, build_agent, load_trained, save_agent
 from .autoencoder import AttentionBlock, AutoencoderConfig, ResidualBlock
+from .checkpoint import Header, save_checkpoint
 from .config import LEARNERS, PRESETS, Config, make_environment
 from .envs import num_actions
 from .files import make_folder, ordinary, sentences, write_json
 from .own_data import DATASET, cut, load_recordings, new_folder, read_dataset
 from .recordings import Recording, concatenate, load_recording, rebuild
+from .run import RunFile, append_metrics, read_run, versions, write_run
 from .settings import UserError
 from .sources import MINARI
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 import torch
-from .rng import generator
 from PIL import Image
 
 from . import plots
@@ -30,6 +29,7 @@ from .config import maker
 from .imagination import Dream, DreamState
 from .plots import COLOURS, to_uint8
 from .replay import to_float
+from .rng import generator
 from .settings import UserError
 from .speed import ahead
 from .widgets import Gallery, View, action_names, outlined, row

@@ -26,24 +26,24 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 import torch
-from .rng import generator
-from .run import end_with_parent
 from PIL import Image
 
 from .agent import load_trained
 from .config import game_of, make_environment
 from .files import atomic_write, read_json, say
 from .futures import at_temperature
-from .material import load_episodes
 from .own_data import held_out_part
 from .plots import to_uint8
 from .recordings import record
 from .replay import to_float
+from .rng import generator
+from .run import end_with_parent
 from .settings import UserError
 from .speed import one_thread, side_by_side
 from .store import state
 from .typed import Positive, Seed, Whole
 from .widgets import Gallery, View, action_names, row
+from .zoo.episodes import load_episodes
 
 # %% ../nbs/A10_play.ipynb #fbf3a9e3
 def opened(name, trust=()):

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from .collect import evaluate_policy, to_frames
-from .rng import generator
-from .run import noted, read_metrics, read_run
 
 from . import plots
 from .agent import build_dream, is_shipped, load_trained
+from .collect import evaluate_policy, to_frames
 from .config import game_of, make_environment
 from .files import atomic_write
 from .imagination import rollout
 from .own_data import cut, held_out_part
+from .rng import generator
+from .run import noted, read_metrics, read_run
 
 # %% ../nbs/A5_report.ipynb #e3710e71
 def embed(picture, alt):

@@ -20,12 +20,11 @@ from iris_edu.checkpoint import (
     save_checkpoint,
 )
 from .collect import Lost, restore_collector
-from .divergence import diverged
-from .run import Change, RunFile, check_same, read_run, trim_metrics, versions, write_run
-
 from .config import changes, foreign_modules, game_of, has_started, make_environment
+from .divergence import diverged
 from .files import make_folder, say
 from .recordings import load_recording, replays
+from .run import Change, RunFile, check_same, read_run, trim_metrics, versions, write_run
 from .settings import UserError
 
 # %% ../nbs/library/resume.ipynb #c7790dff

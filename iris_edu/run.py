@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+
 from iris_edu.checkpoint import (
     FORMAT,
     Header,
@@ -27,7 +28,6 @@ from iris_edu.checkpoint import (
     has_checkpoint,
     load_checkpoint,
 )
-
 from .config import CHANGEABLE, Config, check_trust, config_to_dict, differences
 from iris_edu.files import (
     append_json_line,

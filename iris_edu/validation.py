@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from .collect import evaluate_policy
-from .rng import derive_seed, generator, make_generators
 
 from . import plots
 from .agent import build_dream
+from .collect import evaluate_policy
 from .config import has_started, make_environment, resolve
 from .files import atomic_write
 from .imagination import rollout
 from .replay import ReplayBuffer, to_float
+from .rng import derive_seed, generator, make_generators
 from .tokenizer import codebook_usage
 
 # %% ../nbs/library/validation.ipynb #5e0cce88

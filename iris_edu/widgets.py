@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import traitlets
 from einops import rearrange
-from .rng import generator
 from PIL import Image, ImageDraw, ImageFont
 
 import iris_edu
@@ -28,6 +27,7 @@ from .config import make_environment
 from .own_data import read_dataset
 from .plots import to_uint8
 from .replay import to_float
+from .rng import generator
 from .settings import UserError
 
 # %% ../nbs/12_widgets.ipynb #12195c21

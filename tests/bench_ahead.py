@@ -6,36 +6,26 @@ import time
 
 import torch
 
+from iris_edu.agent import load_trained
 from iris_edu.imagination import Dream, draw_frame
-from iris_edu.material import PAPER, episode_frames, load_episodes, load_trained, train_world_model
 from iris_edu.replay import to_float
 from iris_edu.speed import device_name, draw_ahead, side_by_side
 from iris_edu.world_model import WorldModelConfig
+from iris_edu.zoo.dreams import DreamRecipe, encode_frames, train_world_model
+from iris_edu.zoo.episodes import episode_frames, load_episodes
+from iris_edu.zoo.recipes import PAPER, progress
 
 
 def paper_model(tokenizer, updates, steps=2000):
     """A world model of the paper's size that has seen the first steps of the recorded Pong in short
-    segments, and the words of the held-out game.
+    segments, and the tokens of the held-out game.
     """
     recording = load_episodes("Pong", "train")
-    words = torch.cat(
-        [
-            tokenizer.encode(to_float(part))
-            for part in episode_frames("Pong", "train")[:steps].split(100)
-        ]
-    )
+    tokens = encode_frames(tokenizer, episode_frames("Pong", "train")[:steps])
     begun = dataclasses.replace(recording, starts=recording.starts[recording.starts < steps])
     short = dataclasses.replace(PAPER, world_model=WorldModelConfig(steps=4))
-    model = train_world_model(
-        begun,
-        words,
-        short,
-        6,
-        updates,
-        8,
-        1e-3,
-        tell=lambda update, losses: update % 50 or print(f"update {update}: {losses}", flush=True),
-    )
+    recipe = DreamRecipe(updates, batch=8, learning_rate=1e-3)
+    model = train_world_model(begun, tokens, short, 6, recipe, progress(updates))
     return model, tokenizer.encode(to_float(episode_frames("Pong")[60:360:30]))
 
 

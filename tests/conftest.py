@@ -253,3 +253,26 @@ def pytest_collection_modifyitems(items):
     Its driver keeps an event loop in this process, which other tests need to be without.
     """
     items.sort(key=lambda item: "lab" in item.fixturenames)
+
+
+@pytest.fixture
+def zoo_folder(tmp_path, monkeypatch):
+    "A data folder with one recording and one checkpoint, which the command line uses."
+    from iris_edu.agent import build_agent
+    from iris_edu.config import PRESETS
+    from iris_edu.zoo import manifest
+    from iris_edu.zoo.recipes import RECIPES, Recipe
+
+    def make_nothing(name, folder=None):
+        "A recipe that leaves the file as it is."
+
+    (tmp_path / "data" / "episodes").mkdir(parents=True)
+    shutil.copy(ROOT / "data/episodes/Pong.npz", tmp_path / "data/episodes/Pong.npz")
+    (tmp_path / "settings.ini").write_text("[iris_edu]\nrepository = me/course\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(RECIPES, "checkpoints/small", Recipe("checkpoints/small", make_nothing))
+    manifest.register("episodes/Pong.npz", "a copy")
+    small = PRESETS["small"]
+    tokenizer = {"tokenizer": build_agent(small, 3).tokenizer}
+    manifest.save_trained("small", tokenizer, small, {"updates": 3})
+    return tmp_path / "data"

@@ -32,19 +32,9 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
-from iris_edu.checkpoint import checkpoint_sum
 
-from iris_edu import (
-    agent,
-    cli,
-    dashboard,
-    evaluation,
-    material,
-    perceptual,
-    play,
-    recordings,
-    store,
-)
+from iris_edu import agent, cli, dashboard, evaluation, perceptual, play, recordings, store
+from iris_edu.checkpoint import checkpoint_sum
 from iris_edu.config import (
     CHANGEABLE,
     FORMER,
@@ -56,6 +46,8 @@ from iris_edu.config import (
 )
 from iris_edu.files import sum_of
 from iris_edu.settings import UserError
+from iris_edu.zoo import episodes as zoo_episodes
+from iris_edu.zoo import learning, manifest
 
 HERE = Path(__file__).resolve().parent
 # an input that takes longer hangs; what asks for more memory is told that there is none
@@ -197,7 +189,7 @@ def make_data():
     its own, and the paper's tables.
     """
     shutil.copytree(store.SHIPPED / "atari100k", "data/atari100k")
-    begin, end = material.MARKS
+    begin, end = manifest.MARKS
     Path("data/README.md").write_text(f"# data\n\n{begin}\n{end}\n\nlast words\n")
     config, trained = agent.load_run("run", "cpu")
 
@@ -205,17 +197,17 @@ def make_data():
         return {name: getattr(trained, name) for name in names}
 
     facts = {"about": "a small agent", "minutes": 1.5, "last": {"epoch": 2}}
-    material.save_trained("catch-small", part(*LEARNERS), config, facts, epoch=2)
-    material.save_trained("pong-16", part("tokenizer"), config, {"about": "a tokenizer"})
-    words = material.fingerprint("data/checkpoints/pong-16.safetensors")[1]
+    manifest.save_trained("catch-small", part(*LEARNERS), config, facts, epoch=2)
+    manifest.save_trained("pong-16", part("tokenizer"), config, {"about": "a tokenizer"})
+    words = store.fingerprint("data/checkpoints/pong-16.safetensors")[1]
     facts = {"about": "a dream", "tokenizer": "pong-16", "tokenizer_sha256": words}
-    material.save_trained("pong-dream", part("world_model"), config, facts)
+    manifest.save_trained("pong-dream", part("world_model"), config, facts)
     recording = recordings.load_recording("run/replay/epoch_0001.npz")
     recordings.save_recording("data/episodes/Pong.npz", recording)
     Path("data/learning").mkdir()
     Path("data/learning/small.csv").write_text(RETURNS)
     for file in ("episodes/Pong.npz", "learning/small.csv"):
-        material.note(file, "for the fuzz")
+        manifest.register(file, "for the fuzz")
 
 
 def make_evaluations():
@@ -1125,7 +1117,7 @@ def of_pickle(draw: Draw, good: bytes):
 
 def of_readme(draw: Draw, good: bytes):
     "The marks in the README of the data folder are missing, doubled or turned round."
-    begin, end = material.MARKS
+    begin, end = manifest.MARKS
     return draw.choice(
         [
             ("without the end mark", good.replace(end.encode(), b"")),
@@ -1635,7 +1627,7 @@ def judge_weights(found, good, command, said):
 
 def judge_readme(found, good, command, said):
     "The README: what stands behind its end mark stays."
-    begin, end = (mark.encode() for mark in material.MARKS)
+    begin, end = (mark.encode() for mark in manifest.MARKS)
     return (
         "its end mark does not follow the first"
         if begin in found and end not in found.split(begin)[-1]
@@ -1887,10 +1879,10 @@ FUNCTIONS = {
     "opened": play.opened,
     "load_vgg16": perceptual.load_vgg16,
     "read_picture": lambda: dashboard.read_picture(PICTURE),
-    "load_episodes": lambda: material.load_episodes("Pong"),
-    "load_learning": lambda: material.load_learning("small"),
+    "load_episodes": lambda: zoo_episodes.load_episodes("Pong"),
+    "load_learning": lambda: learning.load_learning("small"),
     "paper_table": lambda number: evaluation.paper_table(int(number)),
-    "note": lambda: material.note("learning/small.csv", "again"),
+    "note": lambda: manifest.register("learning/small.csv", "again"),
     "load_session": lambda: play.load_session("session.json", *known()),
 }
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from iris_edu.checkpoint import FORMAT, Header
-from iris_edu.run import RunFile, read_run, write_run
 
 from iris_edu import checkpoint, cli, run
+from iris_edu.checkpoint import FORMAT, Header
 from iris_edu.config import (
     CHANGEABLE,
     FORMER,
@@ -31,6 +30,7 @@ from iris_edu.config import (
     maker,
     resolve,
 )
+from iris_edu.run import RunFile, read_run, write_run
 from iris_edu.settings import UserError
 from iris_edu.typed import kinds_of
 

@@ -21,6 +21,7 @@ from iris_edu import fetch as module
 from iris_edu.fetch import download, missing, source
 from iris_edu.settings import UserError
 from iris_edu.store import SHIPPED, Missing, place, state, whole
+from iris_edu.zoo.manifest import register
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "learning/small.csv"
@@ -335,7 +336,7 @@ def test_a_file_made_here_and_one_that_was_fetched_are_both_whole(folder, course
     "What `iris-edu make` noted beside its own file does not make the promised one a damaged one."
     Path("data/learning").mkdir(parents=True)
     Path("data", FILE).write_text("run,return\n")
-    commands.material.note(FILE, "made here")
+    register(FILE, "made here")
     assert state(FILE) == "whole" and FILE not in missing()
     Path("data", FILE).unlink()
     module.fetch(missing([FILE]), course, tell=lambda line: None)

@@ -7,11 +7,12 @@ import torch
 
 from iris_edu import futures as f
 from iris_edu.actor_critic import lambda_returns
+from iris_edu.agent import load_trained
 from iris_edu.envs import make_env
-from iris_edu.material import load_episodes, load_trained
 from iris_edu.recordings import Recording, record
 from iris_edu.settings import UserError
 from iris_edu.widgets import View
+from iris_edu.zoo.episodes import load_episodes
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 import torch
-from iris_edu.run import read_metrics, read_run
 from micro import configuration
 from PIL import Image
 
@@ -31,6 +30,7 @@ from iris_edu.own_data import (
 from iris_edu.play import Game, opened
 from iris_edu.recordings import concatenate
 from iris_edu.replay import ReplayBuffer, ReplayConfig
+from iris_edu.run import read_metrics, read_run
 from iris_edu.settings import UserError
 from iris_edu.sources import frames_before, read_steps
 from iris_edu.training import train

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from iris_edu.agent import load_trained
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.imagination import CategoricalSampler, ImaginationConfig
-from iris_edu.material import load_trained
 from iris_edu.predictions import (
     FrameAttention,
     NextToken,

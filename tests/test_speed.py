@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from iris_edu import cli, speed
+from iris_edu.agent import load_trained
 from iris_edu.config import REGISTRY
 from iris_edu.imagination import CategoricalSampler, Dream, ImaginationConfig, draw_frame, imagine
-from iris_edu.material import episode_frames, load_trained
 from iris_edu.replay import to_float
 from iris_edu.run import load_checkpoint
 from iris_edu.settings import UserError
@@ -31,6 +31,7 @@ from iris_edu.training import (
 )
 from iris_edu.transformer import CausalAttention, TransformerConfig, attend
 from iris_edu.world_model import WorldModel, WorldModelConfig, parameter_groups, sample_categorical
+from iris_edu.zoo.episodes import episode_frames
 
 TINY = PRESETS["tiny"]
 SMALL = replace(
