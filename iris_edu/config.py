@@ -164,8 +164,8 @@ REGISTRY = {
     "return_estimator": {"lambda": "iris_edu.actor_critic:lambda_returns"},
     "execution": {
         "plain": "iris_edu.training:Plain",
-        "compiled": "iris_edu.speed:Compiled",
-        "captured": "iris_edu.speed:Captured",
+        "compiled": "iris_edu.execution:Compiled",
+        "captured": "iris_edu.execution:Captured",
     },
 }
 IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

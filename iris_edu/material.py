@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from .agent import build_agent, load_run, load_trained, save_agent
 from .autoencoder import AutoencoderConfig
+from .bench import one_thread
 from .config import LEARNERS, PRESETS, make_environment, maker
 from .envs import EnvConfig, make_env, num_actions
 from .evaluation import evaluate_run, k_step_error
@@ -50,7 +51,6 @@ from iris_edu.replay import (
 )
 from .runs import generator, read_checkpoint, read_metrics, read_run, versions
 from .settings import UserError, load_settings
-from .speed import one_thread
 from iris_edu.store import (
     agent_file,
     data_folder,
