@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['down', 'up', 'check_sizes', 'AutoencoderConfig', 'norm_swish_conv', 'ResidualBlock', 'AttentionBlock', 'level',
-           'middle', 'Encoder', 'Decoder', 'PatchEncoder', 'EncoderLike', 'DecoderLike']
+           'middle', 'Encoder', 'Decoder', 'patches', 'join_patches', 'PatchEncoder', 'EncoderLike', 'DecoderLike']
 
 # %% ../nbs/03_autoencoder.ipynb #07d5b0a9
 from dataclasses import dataclass
@@ -202,6 +202,20 @@ class Decoder(nn.Module):
         "(B,latent,grid,grid) -> (B,3,H,W), not clamped."
         return (self.body(latent) + 1) / 2
 
+# %% ../nbs/03_autoencoder.ipynb #63ef71bb
+def patches(frames: torch.Tensor, grid: int) -> torch.Tensor:
+    """The patches of frames, one for each position of the token grid.
+
+    Frames (...,C,H,W) of any kind of number -> (...,grid,grid,C,p,q), p = H / grid, q = W / grid.
+    `.flatten(-3)` makes one vector of each patch, `.flatten(-5, -4)` one list of them, row by row.
+    """
+    return rearrange(frames, "... c (h p) (w q) -> ... h w c p q", h=grid, w=grid)
+
+
+def join_patches(pieces: torch.Tensor) -> torch.Tensor:
+    "Patches (...,h,w,C,p,q) -> the frames (...,C,h*p,w*q) that they were cut from."
+    return rearrange(pieces, "... h w c p q -> ... c (h p) (w q)")
+
 # %% ../nbs/03_autoencoder.ipynb #76a0a585
 class PatchEncoder(nn.Module):
     """Each token's patch of the frame alone, through two linear layers.
@@ -211,19 +225,18 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        self.patch = config.size // config.grid
+        self.grid = config.grid
+        numbers = 3 * (config.size // config.grid) ** 2
         self.body = nn.Sequential(
-            nn.Linear(3 * self.patch**2, 2 * config.latent),
+            nn.Linear(numbers, 2 * config.latent),
             nn.SiLU(),
             nn.Linear(2 * config.latent, config.latent),
         )
 
     def forward(self, frames):
         "frames (B,3,H,W) in [0,1] -> latent (B,D,h,w), each from its own patch."
-        patches = rearrange(
-            2 * frames - 1, "b c (h p) (w q) -> b h w (c p q)", p=self.patch, q=self.patch
-        )
-        return rearrange(self.body(patches), "b h w d -> b d h w")
+        vectors = patches(2 * frames - 1, self.grid).flatten(-3)
+        return rearrange(self.body(vectors), "b h w d -> b d h w")
 
 # %% ../nbs/03_autoencoder.ipynb #b2df46a3
 class EncoderLike(Protocol):

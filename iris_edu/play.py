@@ -36,7 +36,8 @@ from .futures import at_temperature
 from .material import load_episodes
 from .own_data import held_out_part
 from .plots import to_uint8
-from .replay import record, to_float
+from .recordings import record
+from .replay import to_float
 from .runs import end_with_parent, generator
 from .settings import UserError
 from .store import state

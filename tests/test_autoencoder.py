@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from iris_edu.autoencoder import AutoencoderConfig, Decoder, Encoder
+from iris_edu.autoencoder import (
+    AutoencoderConfig,
+    Decoder,
+    Encoder,
+    PatchEncoder,
+    join_patches,
+    patches,
+)
 from iris_edu.settings import UserError
 
 
@@ -98,3 +105,23 @@ def test_a_patch_that_does_not_fit_is_named():
         small(patch=3)
     with pytest.raises(UserError, match="patch"):
         small(patch=0)
+
+
+@pytest.mark.parametrize(
+    "shape, grid", [((2, 3, 64, 64), 4), ((3, 32, 32), 1), ((2, 5, 1, 8, 16), 4)]
+)
+def test_patches_and_their_inverse_move_numbers_only(shape, grid):
+    frames = torch.arange(torch.Size(shape).numel()).view(shape)
+    pieces = patches(frames, grid)
+    height, width = shape[-2] // grid, shape[-1] // grid
+    assert pieces.shape == (*shape[:-3], grid, grid, shape[-3], height, width)
+    assert torch.equal(join_patches(pieces), frames)
+    last = frames[..., -height:, -width:]
+    assert torch.equal(pieces[..., -1, -1, :, :, :], last)
+    assert torch.equal(pieces.flatten(-5, -4)[..., grid * grid - 1, :, :, :], last)
+
+
+def test_the_patch_encoder_reads_each_patch_as_one_vector():
+    encoder, frames = PatchEncoder(small(size=32, latent=8)), torch.rand(2, 3, 32, 32)
+    alone = encoder.body(2 * frames[:, :, 8:16, 16:24].flatten(1) - 1)
+    torch.testing.assert_close(encoder(frames)[:, :, 1, 2], alone)

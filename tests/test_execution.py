@@ -488,8 +488,8 @@ class FakeGraph:
         self.function = function
 
     def __call__(self, inputs, draw):
-        frames, tokens, *rest = self.function(*inputs, draw)
-        return [frames, tokens + 1 if self.wrong else tokens, *rest]
+        outputs = self.function(*inputs, draw)
+        return outputs | {"tokens": outputs["tokens"] + 1} if self.wrong else outputs
 
 
 def pretend_gpu(trainer):
@@ -582,7 +582,7 @@ def test_a_failed_capture_leaves_nothing_behind(tmp_path, monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append([*FakeCuda.streams]))
     with pytest.raises(RuntimeError, match="previous error during capture"):
-        execution.CudaGraph(lambda x, draw: [x], [torch.zeros(2)])
+        execution.CudaGraph(lambda x, draw: {"x": x}, [torch.zeros(2)])
     assert FakeCuda.states == ["fresh"] and FakeCuda.streams == [] and cleared == [[], []]
 
 
