@@ -36,9 +36,10 @@ from .autoencoder import AutoencoderConfig
 from .bench import one_thread
 from .config import LEARNERS, PRESETS, make_environment, maker
 from .envs import EnvConfig, make_env, num_actions
-from .evaluation import evaluate_run, k_step_error
+from .evaluation import evaluate_run
 from .files import atomic_write, read_text
 from .imagination import Dream, ImaginationConfig
+from .open_loop import k_step_error
 from .recordings import load_recording, rebuild, record, save_recording
 from .replay import ReplayBuffer, ReplayConfig, UniformSegments, to_float
 from .runs import generator, read_checkpoint, read_metrics, read_run, versions

@@ -53,6 +53,7 @@ from iris_edu.config import (
 from .envs import is_ours, num_actions
 from .files import atomic_write, make_folder, say, sentences, sweep
 from .imagination import imagine, rollout
+from .open_loop import recorded_error
 from .own_data import Recorded
 from iris_edu.recordings import (
     Recording,
@@ -773,8 +774,6 @@ def evaluate_recorded(agent, config, epoch, replay, run_dir):
     metrics = held_out(agent, config, epoch, replay)
     if not has_started(config, "world_model", epoch):
         return metrics
-    # chapter 10 builds on this one, so it is found by its name
-    recorded_error = resolve("iris_edu.evaluation:recorded_error")
     errors = recorded_error(
         build_dream(agent, config),
         replay,

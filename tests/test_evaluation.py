@@ -16,7 +16,6 @@ from iris_edu.evaluation import (
     departures,
     evaluate_run,
     game_name,
-    k_step_error,
     normalise,
     paper_table,
     performance_profile,
@@ -25,9 +24,9 @@ from iris_edu.evaluation import (
     plot_profiles,
     probability_of_improvement,
     read_evaluation,
-    shuffle_actions,
 )
 from iris_edu.imagination import Dream, DreamState
+from iris_edu.open_loop import k_step_error, shuffle_actions
 from iris_edu.replay import Batch
 from iris_edu.runs import RunFile, generator, write_run
 from iris_edu.settings import UserError

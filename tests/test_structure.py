@@ -27,7 +27,7 @@ MODULES = {module_name(path): path for path in FILES if not path.stem.startswith
 # A module imports only modules that stand to its left.
 ORDER = (
     "settings typed files drawing plots entrance envs replay recordings autoencoder tokenizer transformer world_model imagination actor_critic "
-    "config runs store fetch sources own_data agent exchange training evaluation scores bench execution material widgets futures predictions play checks report dashboard commands cli"
+    "config runs open_loop store fetch sources own_data agent exchange training evaluation scores bench execution material widgets futures predictions play checks report dashboard commands cli"
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
