@@ -35,9 +35,11 @@ from iris_edu import (
     resume,
     run,
     scores,
-    speed,
     store,
     training,
+)
+from iris_edu import (
+    bench as benchmark,
 )
 from iris_edu import (
     fetch as fetching,
@@ -397,10 +399,10 @@ def bench(arguments):
             "bench measures a run that plays a game, and one on recordings takes as long without the environment: leave --data out"
         )
     memory.keep_memory()
-    found = speed.bench(
+    found = benchmark.bench(
         options.config(), *((0.1, 8, 2, 32) if options.quick else (options.seconds,))
     )
-    say(f"{speed.bench_table(found)}\n{json.dumps(found)}")
+    say(f"{benchmark.bench_table(found)}\n{json.dumps(found)}")
 
 # %% ../nbs/A17_commands.ipynb #a3b127b1
 @dataclass(frozen=True)

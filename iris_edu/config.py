@@ -164,8 +164,8 @@ REGISTRY = {
     "return_estimator": {"lambda": "iris_edu.actor_critic:lambda_returns"},
     "execution": {
         "plain": "iris_edu.training:Plain",
-        "compiled": "iris_edu.speed:Compiled",
-        "captured": "iris_edu.speed:Captured",
+        "compiled": "iris_edu.execution:Compiled",
+        "captured": "iris_edu.execution:Captured",
     },
 }
 # Where parts of this package stood in earlier versions, as old runs and checkpoints name them.

@@ -26,12 +26,12 @@ from PIL import Image
 from . import plots
 from .actor_critic import burn_in, lambda_returns
 from .config import maker
+from .execution import speculative_dream
 from .imagination import Dream, DreamState
 from .plots import COLOURS, to_uint8
 from .replay import to_float
 from .rng import generator
 from .settings import UserError
-from .speed import ahead
 from .widgets import Gallery, View, action_names, outlined, row
 from .world_model import sample_categorical
 
@@ -164,9 +164,9 @@ def holding(actions):
 
 # %% ../nbs/A8_futures.ipynb #1d03686d
 def at_temperature(trained, temperature):
-    "The dream of a checkpoint with another temperature; it guesses ahead (chapter 11)."
+    "The dream of a checkpoint with another temperature; it decodes speculatively."
     config = replace(trained.config.imagination, temperature=temperature)
-    return ahead(
+    return speculative_dream(
         Dream(
             *trained.need("tokenizer", "world_model"),
             maker(trained.config, "token_sampler")(config),

@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 
 from .agent import load_trained
+from .bench import one_thread, side_by_side
 from .config import game_of, make_environment
 from .files import atomic_write, read_json, say
 from .futures import at_temperature
@@ -39,7 +40,6 @@ from .replay import to_float
 from .rng import generator
 from .run import end_with_parent
 from .settings import UserError
-from .speed import one_thread, side_by_side
 from .store import state
 from .typed import Positive, Seed, Whole
 from .widgets import Gallery, View, action_names, row

@@ -18,7 +18,6 @@ from iris_edu.evaluation import (
     departures,
     evaluate_run,
     game_name,
-    k_step_error,
     normalise,
     paper_table,
     performance_profile,
@@ -27,9 +26,9 @@ from iris_edu.evaluation import (
     plot_profiles,
     probability_of_improvement,
     read_evaluation,
-    shuffle_actions,
 )
 from iris_edu.imagination import Dream, DreamState
+from iris_edu.open_loop import k_step_error, shuffle_actions
 from iris_edu.replay import Batch
 from iris_edu.rng import generator
 from iris_edu.run import RunFile, write_run

@@ -28,16 +28,24 @@ MODULES = {module_name(path): path for path in FILES if not path.stem.startswith
 ORDER = (
     "settings typed files drawing plots entrance envs replay recordings "
     "autoencoder perceptual tokenizer transformer world_model imagination actor_critic "
-    "config rng checkpoint run store fetch sources own_data agent "
+    "config rng checkpoint run open_loop store fetch sources own_data agent "
     "zoo.scripted zoo.episodes zoo.measures zoo.manifest zoo.learning "
-    "token_cache collect open_loop validation divergence background memory callbacks resume "
-    "training exchange evaluation scores execution bench "
+    "token_cache collect validation divergence background memory callbacks resume "
+    "training exchange evaluation scores bench execution "
     "zoo.fit zoo.codebook zoo.tokenizers zoo.dreams zoo.recipes "
-    "speed widgets futures predictions play checks report dashboard commands cli"
+    "widgets futures predictions play checks report dashboard commands cli"
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
-ONLY_TEXT = {"00_tour", "A21_own_environment", "freeway", "index", "notation", "what_mattered"}
+ONLY_TEXT = {
+    "00_tour",
+    "11_speed",
+    "A21_own_environment",
+    "freeway",
+    "index",
+    "notation",
+    "what_mattered",
+}
 
 
 def imports(path):

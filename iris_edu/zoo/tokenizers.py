@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autoencoder import join_patches, patches
+from ..bench import one_thread
 from ..config import Config, maker
 from ..replay import to_float
-from ..speed import one_thread
 from .codebook import code_vectors, decode_patches, encode_patches, patch_codebook
 from .fit import Schedule, fit
 from .measures import background, moving_pixels

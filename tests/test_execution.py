@@ -1,6 +1,5 @@
-"""Fast equals plain: what is kept, compiled, recorded or mixed gives the same numbers, and the benchmark measures what it says."""
+"""Fast equals plain: what is kept, compiled, captured or mixed gives the same numbers."""
 
-import json
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -9,22 +8,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from iris_edu import cli, speed
+from iris_edu import execution
 from iris_edu.agent import load_trained
-from iris_edu.config import REGISTRY
+from iris_edu.config import REGISTRY, Config, resolve
 from iris_edu.imagination import CategoricalSampler, Dream, ImaginationConfig, draw_frame, imagine
 from iris_edu.replay import to_float
+from iris_edu.rng import make_generators
 from iris_edu.run import load_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.training import (
     LOSSES,
     PRESETS,
-    Config,
     Trainer,
     collect_epoch,
-    make_draws,
     pick_execution,
-    resolve,
+    sample_batch,
     set_precision,
     train,
     update_once,
@@ -60,7 +58,7 @@ NO_DROPOUT = replace(
     ),
 )
 needs_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs cannot be recorded here"
+    not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs cannot be captured here"
 )
 
 
@@ -76,7 +74,8 @@ def losses_and_gradients(trainer, name):
     "Losses of one batch of a learner, and the gradients of their sum."
     learner = getattr(trainer.agent, name)
     learner.zero_grad()
-    losses = LOSSES[name](trainer, make_draws(3, "test", device=trainer.device))
+    rng = make_generators(3, "test", device=trainer.device)
+    losses = LOSSES[name](trainer, sample_batch(trainer, name, rng.host), rng.device)
     sum(losses.values()).backward()
     return {k: v.item() for k, v in losses.items()}, [
         p.grad.clone() for p in learner.parameters() if p.grad is not None
@@ -95,7 +94,7 @@ def test_kept_tokens_equal_fresh_ones_after_every_tokenizer_update(tmp_path, gig
     trainer = started(
         replace(SMALL, training=replace(SMALL.training, cache_gigabytes=gigabytes)), tmp_path
     )
-    tokenizer, draw, seen = trainer.agent.tokenizer, make_draws(0, "test"), []
+    tokenizer, draw, seen = trainer.agent.tokenizer, make_generators(0, "test"), []
     for _ in range(3):
         batch = trainer.replay.sample(6, 5, draw.host)
         frames = to_float(batch.frames)[batch.mask]
@@ -147,7 +146,7 @@ def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
     trainer = started(
         replace(SMALL, training=replace(SMALL.training, cache_gigabytes=0.1)), tmp_path
     )
-    assert trainer.tokens.keep and not trainer.reconstructions.keep
+    assert trainer.cache._tokens.keep and not trainer.cache._reconstructions.keep
     slots = torch.tensor([[3, 1], [1, 0]])
     torch.testing.assert_close(
         trainer.cache.reconstructions(slots),
@@ -179,7 +178,7 @@ def test_what_is_known_is_not_computed_again_not_even_for_no_frames(tmp_path):
 
 @pytest.mark.parametrize("name", ["tokenizer", "world_model"])
 def test_compiled_equals_plain(tmp_path, name):
-    if trouble := speed.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))):
+    if trouble := execution.failure(lambda: torch.compile(torch.sin)(torch.zeros(8))):
         pytest.skip(f"torch.compile does not work here: {trouble}")
     # few layers: compiling takes its time
     small = replace(
@@ -188,13 +187,13 @@ def test_compiled_equals_plain(tmp_path, name):
         training=replace(SMALL.training, tokenizer_batch=4, world_model_batch=2),
     )
     plain, compiled = (started(small, tmp_path / kind) for kind in ("plain", "compiled"))
-    speed.compile_parts(compiled.agent)
+    execution.compile_parts(compiled.agent)
     before = losses_and_gradients(plain, name)
     assert_same(losses_and_gradients(compiled, name), before)
     assert plain.agent.state_dict().keys() == compiled.agent.state_dict().keys()
 
 
-def test_a_single_compiled_dream_guesses_ahead_and_equals_a_plain_one(tmp_path):
+def test_a_single_compiled_dream_is_speculative_and_equals_a_plain_one(tmp_path):
     trainer = started(replace(SMALL, execution="plain"), tmp_path)
     policy, draw, twin = (
         trainer.agent.actor_critic,
@@ -203,7 +202,7 @@ def test_a_single_compiled_dream_guesses_ahead_and_equals_a_plain_one(tmp_path):
     start, state, plan = (
         trainer.cache.tokens(torch.arange(1)),
         policy.initial_state(1),
-        speed.Compiled.__new__(speed.Compiled),
+        execution.Compiled.__new__(execution.Compiled),
     )
     compiled, plain = (
         play(trainer.dream, policy, start, state, 12, g)
@@ -213,7 +212,10 @@ def test_a_single_compiled_dream_guesses_ahead_and_equals_a_plain_one(tmp_path):
         compiled.actions, plain.actions
     )
     torch.testing.assert_close(compiled.frames, plain.frames, atol=1e-5, rtol=0)
-    assert speed.ahead(trainer.dream).draw is speed.draw_ahead and trainer.dream.draw is draw_frame
+    assert (
+        execution.speculative_dream(trainer.dream).draw is execution.speculative_decode
+        and trainer.dream.draw is draw_frame
+    )
 
 
 def certain(logits, generator):
@@ -240,8 +242,8 @@ def samplers():
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("scale", [1, 4, 20])
 @pytest.mark.parametrize("sampler", list(samplers()))
-def test_a_frame_guessed_ahead_is_the_frame_drawn_word_by_word(batch, scale, sampler):
-    """Same tokens, same memory, same place in the random numbers, and a good guess takes few
+def test_a_speculative_frame_is_the_frame_drawn_token_by_token(batch, scale, sampler):
+    """Same tokens, same memory, same place in the random numbers, and a good draft takes few
     passes; the larger the weights, the more surprises.
     """
     torch.manual_seed(batch)
@@ -254,14 +256,14 @@ def test_a_frame_guessed_ahead_is_the_frame_drawn_word_by_word(batch, scale, sam
     tokens, actions = torch.randint(20, (batch, 3, 9)), torch.randint(3, (batch, 3))
     draw, twin = (torch.Generator().manual_seed(5) for _ in range(2))
     found = {}
-    for way, dice in ((draw_frame, draw), (speed.draw_ahead, twin)):
+    for way, rng in ((draw_frame, draw), (execution.speculative_decode, twin)):
         before, passes = tokens[:, -1], []
         memory = model.begin(tokens, actions[:, :-1])
         hook = model.transformer.register_forward_hook(lambda *_: passes.append(1))
         frames = []
         for _ in range(2):
             memory, out = model.act(memory, actions[:, -1])
-            before, memory = way(model, sampler, memory, out.token, before, dice)
+            before, memory = way(model, sampler, memory, out.token, before, rng)
             frames.append(before)
         hook.remove()
         found[way] = torch.stack(frames, 1), memory, len(passes)
@@ -275,7 +277,7 @@ def test_a_frame_guessed_ahead_is_the_frame_drawn_word_by_word(batch, scale, sam
     assert quick <= slow == 2 * 9
 
 
-def test_a_right_guess_takes_one_pass_and_one_word_takes_none():
+def test_a_right_draft_takes_one_pass_and_one_token_takes_none():
     model = WorldModel(
         WorldModelConfig(steps=6), TransformerConfig(layers=1, heads=1, width=8), 20, 3, 4
     ).eval()
@@ -291,7 +293,9 @@ def test_a_right_guess_takes_one_pass_and_one_word_takes_none():
     memory, out = begin()
     model.transformer.register_forward_hook(lambda *_: passes.append(1))
     assert (
-        torch.equal(speed.draw_ahead(model, greedy, memory, out.token, right, draw)[0], right)
+        torch.equal(
+            execution.speculative_decode(model, greedy, memory, out.token, right, draw)[0], right
+        )
         and len(passes) == 1
     )
     single = WorldModel(
@@ -302,7 +306,7 @@ def test_a_right_guess_takes_one_pass_and_one_word_takes_none():
     )
     single.transformer.register_forward_hook(lambda *_: passes.append(1))
     assert (
-        speed.draw_ahead(
+        execution.speculative_decode(
             single, greedy, memory, out.token, torch.zeros(1, 1, dtype=torch.int64), draw
         )[0].shape
         == (1, 1)
@@ -313,38 +317,36 @@ def test_a_right_guess_takes_one_pass_and_one_word_takes_none():
 def test_a_world_model_that_cannot_rewind_dreams_as_before(tmp_path):
     dream = started(SMALL, tmp_path).dream
     other = Dream(dream.tokenizer, object())
-    assert speed.ahead(other) is other
+    assert execution.speculative_dream(other) is other
 
 
 def test_other_plans_keep_their_own_imagine(tmp_path, monkeypatch):
-    """Where Captured records, it starts as Compiled does.
+    """Where Captured captures, it starts as Compiled does.
 
     That must not put another `imagine` in its place.
     """
-    monkeypatch.setattr(speed.Captured, "__init__", speed.Compiled.__init__)
+    monkeypatch.setattr(execution.Captured, "__init__", execution.Compiled.__init__)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     captured = started(replace(SMALL, execution="captured"), tmp_path).execution
-    assert captured.imagine.__func__ is speed.Captured.imagine
+    assert captured.imagine.__func__ is execution.Captured.imagine
 
 
-def test_compiled_that_cannot_compile_says_so_and_goes_on(tmp_path, monkeypatch):
+def test_compiled_that_cannot_compile_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
     def refuse(*args, **options):
         raise RuntimeError("no C++ compiler\nsecond line")
 
     monkeypatch.setattr(torch, "compile", refuse)
     trainer, plain = (started(NO_DROPOUT, tmp_path / name) for name in ("compiled", "plain"))
     elsewhere = SimpleNamespace(agent=trainer.agent, device=torch.device("cuda"))
-    with pytest.warns(
-        UserWarning,
-        match=r"torch.compile does not work here \(no C\+\+ compiler\): the run goes on",
-    ):
-        speed.Compiled(elsewhere)
+    execution.Compiled(elsewhere)
+    said = capsys.readouterr().out
+    assert "torch.compile does not work here (no C++ compiler): the run goes on" in said
     assert_same(
         losses_and_gradients(trainer, "world_model"), losses_and_gradients(plain, "world_model")
     )
 
 
-def test_a_processor_tosses_coins_and_compiles_nothing(tmp_path, monkeypatch):
+def test_a_processor_has_cheap_dropout_and_compiles_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", None)
     compiled, plain = (
         started(replace(NO_DROPOUT, execution=kind), tmp_path / kind)
@@ -355,13 +357,14 @@ def test_a_processor_tosses_coins_and_compiles_nothing(tmp_path, monkeypatch):
     )
     model = started(replace(SMALL, execution="compiled"), tmp_path / "dropping").agent.world_model
     assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {
-        speed.Coins
+        execution.CheapDropout
     }
     assert all(
-        block.attention.attend is speed.attend_by_coins for block in model.transformer.blocks
+        block.attention.attend is execution.attend_with_cheap_dropout
+        for block in model.transformer.blocks
     )
     assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Linear)} == {
-        speed.PointwiseLinear
+        execution.PointwiseLinear
     }
 
 
@@ -369,19 +372,21 @@ def test_an_attention_of_ones_own_keeps_its_own_attend():
     class Mine(CausalAttention):
         attend = staticmethod(lambda q, k, v, dropout=0.0: v)
 
-    blocks = speed.toss_coins(
+    blocks = execution.use_cheap_dropout(
         torch.nn.ModuleList(
             [Mine(TransformerConfig(width=8)), CausalAttention(TransformerConfig(width=8))]
         )
     )
-    assert blocks[0].attend is Mine.attend and blocks[1].attend is speed.attend_by_coins
+    assert (
+        blocks[0].attend is Mine.attend and blocks[1].attend is execution.attend_with_cheap_dropout
+    )
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_coins_fall_with_their_probability_and_alone(p):
+def test_a_mask_drops_with_its_probability_and_each_alone(p):
     torch.manual_seed(0)
     page = torch.empty(1000, 333)  # not a multiple of four
-    kept = speed.coins(page, p)
+    kept = execution.dropout_mask(page, p)
     assert kept.shape == page.shape and kept.dtype == torch.bool
     sigma = (p * (1 - p)) ** 0.5
     assert (kept.float().mean() - (1 - p)).abs() < 5 * sigma / page.numel() ** 0.5
@@ -390,37 +395,41 @@ def test_coins_fall_with_their_probability_and_alone(p):
         assert (both - (1 - p) ** 2).abs() < 5 * (
             (1 - p) ** 2 * (1 - (1 - p) ** 2) * 3 / page.numel()
         ) ** 0.5
-    assert not torch.equal(kept, speed.coins(page, p))
+    assert not torch.equal(kept, execution.dropout_mask(page, p))
     torch.manual_seed(0)
-    assert torch.equal(kept, speed.coins(page, p))
+    assert torch.equal(kept, execution.dropout_mask(page, p))
 
 
-def test_coins_that_never_or_always_stay():
+def test_a_mask_that_never_drops():
     page = torch.rand(5, 7)
-    assert speed.coins(page, 0.0).all()
-    assert torch.equal(speed.Coins(0.0)(page), page) and torch.equal(
-        speed.Coins(0.5).eval()(page), page
+    assert execution.dropout_mask(page, 0.0).all()
+    assert torch.equal(execution.CheapDropout(0.0)(page), page) and torch.equal(
+        execution.CheapDropout(0.5).eval()(page), page
     )
-    assert speed.coins(torch.empty(0), 0.5).shape == (0,)
+    assert execution.dropout_mask(torch.empty(0), 0.5).shape == (0,)
 
 
 @pytest.mark.parametrize("new, seen", [(6, 6), (2, 6), (1, 6)])
-def test_attention_by_coins_attends_as_before_and_drops_whole_weights(new, seen, monkeypatch):
+def test_attention_with_cheap_dropout_attends_as_before_and_drops_whole_weights(
+    new, seen, monkeypatch
+):
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 4, generator=draw) for n in (new, seen, seen))
     torch.testing.assert_close(
-        speed.attend_by_coins(q, k, v, 1e-9), attend(q, k, v), atol=1e-6, rtol=0
+        execution.attend_with_cheap_dropout(q, k, v, 1e-9), attend(q, k, v), atol=1e-6, rtol=0
     )
-    assert torch.equal(speed.attend_by_coins(q, k, v), attend(q, k, v))
-    # nobody looks at the first place
-    monkeypatch.setattr(speed, "coins", lambda like, p: torch.arange(like.shape[-1]) != 0)
+    assert torch.equal(execution.attend_with_cheap_dropout(q, k, v), attend(q, k, v))
+    # nobody looks at the first position
+    monkeypatch.setattr(
+        execution, "dropout_mask", lambda like, p: torch.arange(like.shape[-1]) != 0
+    )
     weights = (
         (q @ k.mT / 2)
         .masked_fill(~torch.ones(new, seen, dtype=torch.bool).tril(seen - new), -torch.inf)
         .softmax(-1)
     )
     torch.testing.assert_close(
-        speed.attend_by_coins(q, k, v, 0.5), 2 * weights[..., 1:] @ v[:, :, 1:]
+        execution.attend_with_cheap_dropout(q, k, v, 0.5), 2 * weights[..., 1:] @ v[:, :, 1:]
     )
 
 
@@ -429,9 +438,9 @@ def test_attention_by_coins_attends_as_before_and_drops_whole_weights(new, seen,
 def test_a_pointwise_linear_is_a_linear(shape, bias):
     torch.manual_seed(0)
     linear = torch.nn.Linear(24, 40, bias=bias)
-    twin = speed.convolve_linears(torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias)))
+    twin = execution.use_pointwise_linears(torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias)))
     twin[0].load_state_dict(linear.state_dict())
-    assert isinstance(twin[0], speed.PointwiseLinear)
+    assert isinstance(twin[0], execution.PointwiseLinear)
     x = torch.randn(24, *shape).movedim(0, -1).requires_grad_()  # rows that do not lie side by side
     one, other = (layer(x) for layer in (linear, twin))
     assert one.shape == other.shape and torch.allclose(one, other, atol=1e-5)
@@ -452,7 +461,7 @@ def test_the_optimiser_and_other_kinds_of_linear_do_not_notice():
 
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), Mine(4, 4))
     before = [id(p) for p in model.parameters()]
-    speed.convolve_linears(model)
+    execution.use_pointwise_linears(model)
     assert [id(p) for p in model.parameters()] == before and type(model[1]) is Mine
     groups = parameter_groups(model, 0.1)
     assert len(groups[0]["params"]) == 2  # weights of both decay
@@ -460,12 +469,12 @@ def test_the_optimiser_and_other_kinds_of_linear_do_not_notice():
 
 def test_without_the_other_library_a_linear_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert type(speed.convolve_linears(torch.nn.Linear(4, 4))) is torch.nn.Linear
+    assert type(execution.use_pointwise_linears(torch.nn.Linear(4, 4))) is torch.nn.Linear
 
 
-def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path):
-    with pytest.warns(UserWarning, match="CUDA graphs need a GPU, not a cpu: the run goes on"):
-        captured = started(replace(SMALL, execution="captured"), tmp_path / "captured")
+def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path, capsys):
+    captured = started(replace(SMALL, execution="captured"), tmp_path / "captured")
+    assert "CUDA graphs need a GPU, not a cpu: the run goes on" in capsys.readouterr().out
     assert_same(
         losses_and_gradients(captured, "actor_critic"),
         losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"),
@@ -473,9 +482,9 @@ def test_captured_without_a_gpu_says_so_and_goes_on(tmp_path):
 
 
 class FakeGraph:
-    """Stands in for a recorded graph where there is no GPU.
+    """Stands in for a captured graph where there is no GPU.
 
-    It computes what was recorded, or something else.
+    It computes what was captured, or something else.
     """
 
     wrong = False
@@ -484,15 +493,13 @@ class FakeGraph:
         self.function = function
 
     def __call__(self, inputs, draw):
-        frames, tokens, *rest = self.function(*inputs, draw)
-        return [frames, tokens + 1 if self.wrong else tokens, *rest]
+        outputs = self.function(*inputs, draw)
+        return outputs | {"tokens": outputs["tokens"] + 1} if self.wrong else outputs
 
 
 def pretend_gpu(trainer):
-    "A Captured plan that believes it may record."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.execution = speed.Captured(trainer)
+    "A Captured plan that believes it may capture."
+    trainer.execution = execution.Captured(trainer)
     trainer.execution.plain = False
     return trainer
 
@@ -500,9 +507,9 @@ def pretend_gpu(trainer):
 def test_captured_plan_keeps_the_contract_of_imagine(tmp_path, monkeypatch):
     """All of the plan but the graph itself.
 
-    Arguments, results, generator, and that a graph is recorded once for each shape.
+    Arguments, results, generator, and that a graph is captured once for each shape.
     """
-    monkeypatch.setattr(speed, "Recorded", FakeGraph)
+    monkeypatch.setattr(execution, "CudaGraph", FakeGraph)
     plain, captured = (
         started(SMALL, tmp_path / "plain"),
         pretend_gpu(started(SMALL, tmp_path / "captured")),
@@ -512,22 +519,22 @@ def test_captured_plan_keeps_the_contract_of_imagine(tmp_path, monkeypatch):
             losses_and_gradients(captured, "actor_critic"),
             losses_and_gradients(plain, "actor_critic"),
         )
-    assert len(captured.execution.recorded) == 1 and not captured.execution.plain
+    assert len(captured.execution.graphs) == 1 and not captured.execution.plain
 
 
-def test_a_recording_that_dreams_differently_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "Recorded", type("Wrong", (FakeGraph,), {"wrong": True}))
+def test_a_graph_that_dreams_differently_is_not_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(execution, "CudaGraph", type("Wrong", (FakeGraph,), {"wrong": True}))
     captured = pretend_gpu(started(SMALL, tmp_path / "captured"))
-    with pytest.warns(UserWarning, match="its first dream differed from the plain one"):
-        found = losses_and_gradients(captured, "actor_critic")
+    found = losses_and_gradients(captured, "actor_critic")
+    assert "its first dream differed from the plain one" in capsys.readouterr().out
     assert_same(found, losses_and_gradients(started(SMALL, tmp_path / "plain"), "actor_critic"))
-    assert captured.execution.recorded == {}
+    assert captured.execution.graphs == {}
 
 
 class FakeCuda:
-    """As much of torch.cuda as `Recorded` asks for.
+    """As much of torch.cuda as `CudaGraph` asks for.
 
-    The recording fails at its end, as a real one does after a `.item()`.
+    The capture fails at its end, as a real one does after a `.item()`.
     """
 
     states, streams = [], []
@@ -548,14 +555,14 @@ class FakeCuda:
         return "fresh"
 
 
-def test_a_failed_recording_leaves_nothing_behind(tmp_path, monkeypatch):
-    """No stream, no generator that counts as recorded, no weights that were only cast in the
-    recording.
+def test_a_failed_capture_leaves_nothing_behind(tmp_path, monkeypatch):
+    """No stream, no generator that counts as captured, no weights that were only cast in the
+    capture.
     """
 
     @contextmanager
     def graph(graph):
-        FakeCuda.streams.append("recording")
+        FakeCuda.streams.append("capturing")
         yield
         raise RuntimeError("operation failed due to a previous error during capture")
 
@@ -580,12 +587,12 @@ def test_a_failed_recording_leaves_nothing_behind(tmp_path, monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append([*FakeCuda.streams]))
     with pytest.raises(RuntimeError, match="previous error during capture"):
-        speed.Recorded(lambda x, draw: [x], [torch.zeros(2)])
+        execution.CudaGraph(lambda x, draw: {"x": x}, [torch.zeros(2)])
     assert FakeCuda.states == ["fresh"] and FakeCuda.streams == [] and cleared == [[], []]
 
 
 @needs_gpu
-def test_a_recorded_rollout_equals_a_plain_one_and_is_new_at_every_replay(tmp_path):
+def test_a_captured_rollout_equals_a_plain_one_and_is_new_at_every_replay(tmp_path):
     trainer = started(replace(SMALL, device="cuda", execution="captured"), tmp_path)
     policy, draw, twin = (
         trainer.agent.actor_critic,
@@ -642,12 +649,10 @@ def test_execution_is_a_setting():
         Config(execution="fast")
 
 
-def test_a_run_may_go_on_with_another_execution(tmp_path):
+def test_a_run_may_go_on_with_another_execution(tmp_path, capsys):
     train(SMALL, tmp_path / "run", max_epochs=1, callbacks=())
-    with pytest.warns(UserWarning, match="CUDA graphs"):
-        assert (
-            train(replace(SMALL, execution="captured"), tmp_path / "run", callbacks=()).epoch == 2
-        )
+    captured = train(replace(SMALL, execution="captured"), tmp_path / "run", callbacks=())
+    assert captured.epoch == 2 and "CUDA graphs" in capsys.readouterr().out
 
 
 def test_a_compiled_run_on_a_processor_resumes_bit_for_bit(tmp_path):
@@ -703,7 +708,7 @@ def test_mixed_precision_changes_few_codes_and_the_losses_by_less_than_a_tenth(n
         assert (full - half).abs().mean() < 0.1 * full.mean()
 
 
-def test_words_of_the_replay_are_read_in_full_precision(tmp_path):
+def test_tokens_of_the_replay_are_read_in_full_precision(tmp_path):
     trainer = started(replace(SMALL, precision="bf16"), tmp_path)
     slots = torch.arange(40)
     with torch.autocast("cpu", torch.bfloat16):
@@ -714,58 +719,11 @@ def test_words_of_the_replay_are_read_in_full_precision(tmp_path):
     )
 
 
-def test_bench_prints_a_table_and_a_line_of_json(capsys):
-    words = (
-        "bench --preset tiny --game Catch --device cpu --seconds 0.01 --training.tokenizer-batch 4 --training.world-model-batch 2 "
-        "--training.actor-critic-batch 2 --actor-critic.horizon 3"
-    )
-    assert cli.main(words.split()) == 0
-    *table, line = capsys.readouterr().out.strip().splitlines()
-    found = json.loads(line)
-    assert (
-        found["batches"] == [4, 2, 2]
-        and found["execution"] == "plain"
-        and found["versions"]["torch"]
-    )
-    assert {
-        "tokenizer update",
-        "world_model update",
-        "actor_critic update",
-        "dream, one",
-        "dream, batch",
-        "environment step",
-        "batches",
-        "frame, kept",
-    } == found["ms"].keys()
-    assert all(value > 0 for ms in found["ms"].values() for value in ms.values())
-    assert found["run_hours"]["chosen"] > 0 and any("whole run, h" in row for row in table)
-
-
-@pytest.mark.parametrize(
-    "batch, accumulate, shrink, expected",
-    [(63, 3, 8, 6), (64, 1, 8, 8), (64, 4, 8, 8), (4, 4, 8, 4)],
-)
-def test_cut_batches_stay_divisible(batch, accumulate, shrink, expected):
-    training = replace(
-        PRESETS["atari100k"].training,
-        tokenizer_batch=batch,
-        world_model_batch=batch,
-        actor_critic_batch=batch,
-        accumulate=accumulate,
-    )
-    assert (
-        speed.cut(
-            replace(PRESETS["atari100k"], training=training), shrink, 8
-        ).training.world_model_batch
-        == expected
-    )
-
-
-def test_an_error_without_words_is_named_by_its_kind():
+def test_an_error_that_says_nothing_is_named_by_its_kind():
     def silent():
         raise RuntimeError
 
-    assert speed.failure(silent) == "RuntimeError" and speed.failure(lambda: 1) == ""
+    assert execution.failure(silent) == "RuntimeError" and execution.failure(lambda: 1) == ""
 
 
 def test_precision_decides_about_tf32():
@@ -782,30 +740,3 @@ def test_precision_decides_about_tf32():
             )
     finally:
         set_precision("fp32")
-
-
-def test_hours_of_a_run_follow_from_its_schedule():
-    "One millisecond an update and nothing else: hours are the number of updates."
-    config, only = (
-        PRESETS["atari100k"],
-        {
-            "environment step": 0.0,
-            "frame, kept": 0.0,
-            "tokenizer update": 1.0,
-            "world_model update": 1.0,
-            "actor_critic update": 1.0,
-        },
-    )
-    epoch, hours = speed.whole_run(config, only)
-    assert epoch == pytest.approx(3 * 200 / 1000)
-    assert hours == pytest.approx((595 + 575 + 550) * 200 / 1000 / 3600)
-    looks = only | {"frame, kept": 1.0}
-    asked = 200 * 64 * (20 + 21)
-    assert speed.whole_run(config, looks)[0] - epoch == pytest.approx(
-        100_000 * (1 - 2.718281828 ** (-asked / 100_000)) / 1000, rel=1e-6
-    )
-    assert speed.whole_run(config, looks, keeps=False)[0] == epoch
-
-
-def test_bench_names_a_bad_option(capsys):
-    assert cli.main(["bench", "--seconds", "0"]) == 2 and "seconds is 0" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""How long a dreamt frame takes at the paper's size, word by word and guessed ahead: python tests/bench_ahead.py [150], updates of training on the recorded Pong"""
+"""How long a dreamt frame takes at the paper's size, token by token and speculatively: python tests/bench_speculative.py [150], updates of training on the recorded Pong"""
 
 import dataclasses
 import sys
@@ -7,9 +7,10 @@ import time
 import torch
 
 from iris_edu.agent import load_trained
+from iris_edu.bench import device_name, side_by_side
+from iris_edu.execution import speculative_decode
 from iris_edu.imagination import Dream, draw_frame
 from iris_edu.replay import to_float
-from iris_edu.speed import device_name, draw_ahead, side_by_side
 from iris_edu.world_model import WorldModelConfig
 from iris_edu.zoo.dreams import DreamRecipe, encode_frames, train_world_model
 from iris_edu.zoo.episodes import episode_frames, load_episodes
@@ -29,10 +30,10 @@ def paper_model(tokenizer, updates, steps=2000):
     return model, tokenizer.encode(to_float(episode_frames("Pong")[60:360:30]))
 
 
-def frames(dream, words, actions, passes):
-    "Dream one frame from each of words (N,K); notes the passes of each."
+def frames(dream, tokens, actions, passes):
+    "Dream one frame from each of N frames, tokens (N,K); notes the passes of each."
     hook = dream.world_model.transformer.register_forward_hook(lambda *_: passes.append(1))
-    begun = [dream.begin(word[None]) for word in words]
+    begun = [dream.begin(frame[None]) for frame in tokens]
     passes.clear()
 
     def call():
@@ -45,26 +46,26 @@ def frames(dream, words, actions, passes):
 def main(updates=150):
     tokenizer = load_trained("pong-16").tokenizer
     start = time.perf_counter()
-    model, words = paper_model(tokenizer, updates)
+    model, tokens = paper_model(tokenizer, updates)
     print(
         f"{device_name(torch.device('cpu'))}; trained {updates} updates in {time.perf_counter() - start:.0f} s"
     )
     actions = torch.from_numpy(load_episodes("Pong").actions[60:360:30])
     calls, counts = {}, {}
-    for way in (draw_frame, draw_ahead):
+    for way in (draw_frame, speculative_decode):
         passes = []
-        call, hook = frames(Dream(tokenizer, model, draw=way), words, actions, passes)
+        call, hook = frames(Dream(tokenizer, model, draw=way), tokens, actions, passes)
         call()
         hook.remove()
-        counts[way.__name__], calls[way.__name__] = len(passes) / len(words), call
-    calls["decoding alone"] = lambda: [tokenizer.decode(word[None]) for word in words]
+        counts[way.__name__], calls[way.__name__] = len(passes) / len(tokens), call
+    calls["decoding alone"] = lambda: [tokenizer.decode(frame[None]) for frame in tokens]
     with torch.no_grad():
         took = side_by_side(calls, torch.device("cpu"), 10)
     for name, ms in took.items():
         print(
-            f"{name:<15}{ms / len(words):8.1f} ms a frame{f'{counts[name]:8.1f} passes' if name in counts else ''}"
+            f"{name:<20}{ms / len(tokens):8.1f} ms a frame{f'{counts[name]:8.1f} passes' if name in counts else ''}"
         )
-    print(f"ratio {took['draw_frame'] / took['draw_ahead']:.2f}")
+    print(f"ratio {took['draw_frame'] / took['speculative_decode']:.2f}")
 
 
 if __name__ == "__main__":
