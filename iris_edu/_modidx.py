@@ -968,6 +968,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'iris_edu.settings._stamped': ('a1_settings.html#_stamped', 'iris_edu/settings.py'),
                                    'iris_edu.settings._write': ('a1_settings.html#_write', 'iris_edu/settings.py'),
                                    'iris_edu.settings.colab_badge': ('a1_settings.html#colab_badge', 'iris_edu/settings.py'),
+                                   'iris_edu.settings.course_links': ('a1_settings.html#course_links', 'iris_edu/settings.py'),
                                    'iris_edu.settings.load_settings': ('a1_settings.html#load_settings', 'iris_edu/settings.py'),
                                    'iris_edu.settings.main': ('a1_settings.html#main', 'iris_edu/settings.py'),
                                    'iris_edu.settings.setup_cell': ('a1_settings.html#setup_cell', 'iris_edu/settings.py'),

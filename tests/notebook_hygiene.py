@@ -23,6 +23,12 @@ STAR = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.M)
 EMPTY_ALT = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt\s*=\s*[\"'][^\"']+)[^>]*>")
 
 
+def notebooks():
+    "Every notebook of the course, those of the library too."
+    found = sorted((ROOT / "nbs").rglob("*.ipynb"))
+    return [path for path in found if ".ipynb_checkpoints" not in path.parts]
+
+
 def texts(output):
     "The text a reader sees in one output: streams, tracebacks, plain text and HTML."
     data = output.get("data", {})
@@ -146,7 +152,7 @@ def main():
     parser.add_argument("--clean", action="store_true", help="clean the outputs they have")
     options = parser.parse_args()
     bad = 0
-    for path in options.notebooks or sorted((ROOT / "nbs").glob("*.ipynb")):
+    for path in options.notebooks or notebooks():
         if options.run:
             print(f"running {path.name}", flush=True)
             run(path)
