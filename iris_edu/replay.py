@@ -120,7 +120,7 @@ class Ring:
         self.frames = torch.empty(capacity, size, size, 3, dtype=torch.uint8, device=device)
         self.actions = torch.empty(capacity, dtype=torch.int64, device=device)
         self.rewards = torch.empty(capacity, dtype=torch.float32, device=device)
-        self.ends = torch.empty(capacity, dtype=torch.bool, device=device)
+        self.dones = torch.empty(capacity, dtype=torch.bool, device=device)
         self.starts, self.total, self.open = deque(), 0, False  # counted over all steps ever added
         # (E+1,): starts of the episodes and end of the last
         self.bounds = torch.zeros(1, dtype=torch.int64)
@@ -163,7 +163,7 @@ class Ring:
         slot = self.total % self.config.capacity
         self.frames[slot] = torch.from_numpy(np.array(frame))
         self.actions[slot], self.rewards[slot] = action, reward
-        self.ends[slot] = bool(terminated or (truncated and self.config.truncation_ends))
+        self.dones[slot] = bool(terminated or (truncated and self.config.truncation_ends))
         self.total, self.open = self.total + 1, not (terminated or truncated)
 
     def last_frame(self) -> np.ndarray:
@@ -186,7 +186,7 @@ class Batch(NamedTuple):
     frames: Tensor  # uint8 (B,T,C,H,W)
     actions: Tensor  # int64 (B,T)
     rewards: Tensor  # float32 (B,T)
-    ends: Tensor  # bool (B,T)
+    dones: Tensor  # bool (B,T)
     mask: Tensor  # bool (B,T), True = real
     # int64 (B,T), where in the ring each step lies; padding repeats the nearest real one
     slots: Tensor | None = None
@@ -270,7 +270,7 @@ class Replay(Ring):
             frames,
             self.actions[slot] * mask,
             self.rewards[slot].masked_fill(~mask, 0),
-            self.ends[slot] & mask,
+            self.dones[slot] & mask,
             mask,
             slot,
         )
@@ -283,7 +283,7 @@ class Replay(Ring):
         if not self.open:
             return self.frames.new_zeros(
                 1, length, 3, *self.frames.shape[1:3]
-            ), self.ends.new_zeros(1, length)
+            ), self.dones.new_zeros(1, length)
         batch = self.gather(
             torch.tensor([self.num_episodes - 1]), self.lengths[-1:] - length, length
         )

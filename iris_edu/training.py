@@ -8,7 +8,7 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'ExecutionPlan', 'Plain', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite',
            'diverged', 'kept', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch',
            'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'evaluate_recorded', 'held_out',
-           'has_started', 'learns', 'replay_of', 'reenact', 'write_picture', 'second_process', 'background_evaluation',
+           'has_started', 'learns', 'replay_of', 'write_picture', 'second_process', 'background_evaluation',
            'evaluate_checkpoint', 'try_background', 'make_parts', 'save', 'resume', 'check_data', 'data_sum',
            'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings', 'Workshop',
            'make_collector', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision',
@@ -51,7 +51,7 @@ from iris_edu.config import (
 )
 from .envs import is_ours, num_actions
 from .files import atomic_write, make_folder, say, sentences, sweep
-from .imagination import imagine
+from .imagination import imagine, rollout
 from .own_data import Recorded
 from iris_edu.replay import (
     Recording,
@@ -442,7 +442,7 @@ def world_model_losses(trainer, draw):
     """
     batch = trainer.batch("world_model", trainer.config.world_model.steps, draw)
     return trainer.agent.world_model.loss(
-        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.ends, batch.mask
+        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.dones, batch.mask
     )
 
 
@@ -788,7 +788,7 @@ def held_out(agent, config, epoch, replay):
             agent.tokenizer.encode(to_float(batch.frames)),
             batch.actions,
             batch.rewards,
-            batch.ends,
+            batch.dones,
             batch.mask,
         )
     return {key: float(value) for key, value in metrics.items()}
@@ -822,18 +822,6 @@ def replay_of(played, config, device="cpu"):
 
 # %% ../nbs/09_training.ipynb #851afe50
 @torch.no_grad()
-def reenact(dream, frames, actions, draw):
-    """Reconstruction and dream, each (B,T,3,H,W), of real frames (B,T,3,H,W) under their true
-    actions (B,T) (Figure 3).
-    """
-    state, dreamt = dream.begin(frames[:, 0]), []
-    for t in range(frames.shape[1]):
-        dreamt.append(state.frames)
-        if t + 1 < frames.shape[1]:
-            state, _, _ = dream.step(state, actions[:, t], draw)
-    return dream.tokenizer.reconstruct(frames), torch.stack(dreamt, 1)
-
-
 def write_picture(agent, config, epoch, replay, run_dir):
     """Write pictures/epoch_NNNN.png into a run folder.
 
@@ -842,10 +830,10 @@ def write_picture(agent, config, epoch, replay, run_dir):
     draw = make_draws(config.seed, "pictures", epoch, device=replay.frames.device)
     batch = replay.sample(1, config.world_model.steps, draw.host)
     real = to_float(batch.frames)
-    rows = [
-        real[0],
-        *(row[0] for row in reenact(build_dream(agent, config), real, batch.actions, draw.device)),
-    ]
+    dreamt = rollout(
+        build_dream(agent, config), real[:, 0], batch.actions[:, :-1], draw.device
+    ).frames
+    rows = [real[0], agent.tokenizer.reconstruct(real)[0], dreamt[0]]
     atomic_write(
         Path(run_dir) / "pictures" / f"epoch_{epoch:04d}.png",
         lambda file: plots.strip(rows).save(file, format="PNG"),

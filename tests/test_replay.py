@@ -206,7 +206,7 @@ def test_one_gather_whatever_the_batch():
 def test_memory_of_100_000_frames():
     code = (
         "import resource; from iris_edu.replay import Replay; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "before = peak(); r = Replay(); print(sum(f.nbytes for f in (r.frames, r.actions, r.rewards, r.ends)), peak() - before)"
+        "before = peak(); r = Replay(); print(sum(f.nbytes for f in (r.frames, r.actions, r.rewards, r.dones)), peak() - before)"
     )
     total, resident = map(
         int,
@@ -226,7 +226,7 @@ def test_whether_a_truncation_ends():
         for terminated, truncated in ((False, True), (True, False), (True, True), (False, False)):
             replay.add(np.zeros((SIZE, SIZE, 3), np.uint8), 0, 0.0, terminated, truncated)
         assert (
-            replay.ends[:4].tolist() == [choice, True, True, False]
+            replay.dones[:4].tolist() == [choice, True, True, False]
             and replay.num_episodes == 4
             and replay.open
         )
