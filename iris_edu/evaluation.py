@@ -29,7 +29,7 @@ from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .files import read_json, sentences, write_json
 from .imagination import rollout
 from .own_data import Recorded
-from .replay import Replay, to_float
+from .replay import ReplayBuffer, to_float
 from .runs import checkpoint_sum, generator, read_run
 from .settings import UserError
 from .store import place, read_table, repository
@@ -639,7 +639,7 @@ def evaluate_foresight(trained, source, seed=0) -> dict:
     errors = recorded_error(
         trained.dream,
         Recorded(
-            config.data, Replay(config.replay, config.env.size, device), config.env.size
+            config.data, ReplayBuffer(config.replay, config.env.size, device), config.env.size
         ).held_out,
         seed,
     )

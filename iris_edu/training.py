@@ -53,9 +53,8 @@ from .envs import is_ours, num_actions
 from .files import atomic_write, make_folder, say, sentences, sweep
 from .imagination import imagine, rollout
 from .own_data import Recorded
-from iris_edu.replay import (
+from iris_edu.recordings import (
     Recording,
-    Replay,
     ReplayError,
     concatenate,
     frames_digest,
@@ -63,8 +62,8 @@ from iris_edu.replay import (
     rebuild,
     replays,
     save_recording,
-    to_float,
 )
+from .replay import ReplayBuffer, to_float
 from iris_edu.runs import (
     Change,
     Header,
@@ -807,7 +806,7 @@ def learns(config, name, epoch):
 
 def replay_of(played, config, device="cpu"):
     "A replay that holds the kept steps of evaluation episodes."
-    replay = Replay(
+    replay = ReplayBuffer(
         dataclasses.replace(config.replay, capacity=sum(len(e.actions) for e in played)),
         config.env.size,
         device,
@@ -1133,7 +1132,9 @@ class Workshop:
         set_precision(config.precision)
         part, self.versions = lambda name: maker(config, name), versions()
         self.return_estimator = resolve_returns(config)
-        self.replay = Replay(config.replay, config.env.size, self.device, part("segment_sampler")())
+        self.replay = ReplayBuffer(
+            config.replay, config.env.size, self.device, part("segment_sampler")()
+        )
         self.collector = make_collector(config, self.replay)
         self.agent = build_agent(config, self.collector.actions).to(self.device).eval()
         self.dream = build_dream(self.agent, config)

@@ -9,7 +9,7 @@ from iris_edu import futures as f
 from iris_edu.actor_critic import lambda_returns
 from iris_edu.envs import make_env
 from iris_edu.material import load_episodes, load_trained
-from iris_edu.replay import Recording, record
+from iris_edu.recordings import Recording, record
 from iris_edu.settings import UserError
 from iris_edu.widgets import View
 

@@ -26,12 +26,12 @@ FILES = sorted((ROOT / "iris_edu").rglob("*.py"))
 MODULES = {module_name(path): path for path in FILES if not path.stem.startswith("_")}
 # A module imports only modules that stand to its left.
 ORDER = (
-    "settings typed files plots entrance envs replay autoencoder tokenizer transformer world_model imagination actor_critic "
+    "settings typed files drawing plots entrance envs replay recordings autoencoder tokenizer transformer world_model imagination actor_critic "
     "config runs store fetch sources own_data agent exchange training evaluation scores speed material widgets futures predictions play checks report dashboard commands cli"
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
-ONLY_TEXT = {"00_tour", "A21_own_environment", "index"}
+ONLY_TEXT = {"00_tour", "A21_own_environment", "index", "notation"}
 
 
 def imports(path):
