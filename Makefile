@@ -58,7 +58,7 @@ lab: $(READY)
 	@'$(BIN)/jupyter' lab --notebook-dir=nbs
 
 outputs: $(READY)
-	@'$(BIN)/python' tests/notebook_hygiene.py --run nbs/*.ipynb
+	@'$(BIN)/python' tests/notebook_hygiene.py --run
 
 export: $(READY)
 	@'$(BIN)/nbdev-export'

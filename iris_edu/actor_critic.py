@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .imagination import Rollout
+from .imagination import Trajectory
 from .settings import UserError
 from .typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .world_model import sample_categorical
@@ -25,25 +25,25 @@ class ReturnEstimator(Protocol):
     """Turns rewards and values into the targets of the critic, one per step."""
 
     def __call__(
-        self, rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float
+        self, rewards: Tensor, values: Tensor, dones: Tensor, discount: float, lam: float
     ) -> Tensor:
-        """rewards (B,T), values (B,T+1), endings bool (B,T) → targets (B,T)."""
+        """rewards (B,T), values (B,T+1), dones bool (B,T) → targets (B,T)."""
         ...
 
 # %% ../nbs/08_actor_critic.ipynb #f4a97b76
 @torch.no_grad()
 def lambda_returns(
-    rewards: Tensor, values: Tensor, endings: Tensor, discount: float, lam: float
+    rewards: Tensor, values: Tensor, dones: Tensor, discount: float, lam: float
 ) -> Tensor:
     """λ-returns of equation 4 for all steps at once.
 
-    Rewards (B,T), values (B,T+1), endings bool (B,T) → (B,T), no gradient.
+    Rewards (B,T), values (B,T+1), dones bool (B,T) → (B,T), no gradient.
     """
     if values.shape[1] != rewards.shape[1] + 1:
         raise UserError(
             f"{rewards.shape[1]} rewards need {rewards.shape[1] + 1} values, one more for the bootstrap, not {values.shape[1]}."
         )
-    follow = discount * (1 - endings.to(values.dtype))
+    follow = discount * (1 - dones.to(values.dtype))
     gains = rewards + follow * (1 - lam) * values[:, 1:]
     gains[:, -1] += follow[:, -1] * lam * values[:, -1]
     carry = nn.functional.pad(lam * follow[:, :-1], (1, 0))[:, None].expand(-1, gains.shape[1], -1)
@@ -201,20 +201,20 @@ def burn_in(policy: Policy, frames: Tensor, mask: Tensor | None = None):
     return policy.unroll(frames, state, mask)[-1] if frames.shape[1] else state
 
 # %% ../nbs/08_actor_critic.ipynb #1ad384aa
-def counted_steps(endings: Tensor, count_after_end: bool) -> Tensor:
+def counted_steps(dones: Tensor, count_after_end: bool) -> Tensor:
     """Weights float (B,T).
 
     1 for every step, or 0 for the steps after the first ending (the step that ends counts).
     """
     if count_after_end:
-        return torch.ones_like(endings, dtype=torch.float32)
-    ended_before = endings.long().cumsum(1) - endings.long()
+        return torch.ones_like(dones, dtype=torch.float32)
+    ended_before = dones.long().cumsum(1) - dones.long()
     return (ended_before == 0).float()
 
 # %% ../nbs/08_actor_critic.ipynb #59d14f86
 def actor_critic_loss(
     policy: Policy,
-    rollout: Rollout,
+    rollout: Trajectory,
     config: ActorCriticConfig,
     returns: ReturnEstimator = lambda_returns,
 ) -> dict[str, Tensor]:
@@ -227,12 +227,12 @@ def actor_critic_loss(
     logits, values, _ = policy.unroll(rollout.frames, rollout.policy_state)
     log_probs, values = logits[:, :-1].float().log_softmax(-1), values.float()
     targets = returns(
-        rollout.rewards, values.detach(), rollout.endings, config.discount, config.lam
+        rollout.rewards, values.detach(), rollout.dones, config.discount, config.lam
     ).detach()
     chosen = log_probs.gather(-1, rollout.actions[..., None]).squeeze(-1)
     advantage = targets - values[:, :-1].detach()
     entropy = -(log_probs.exp() * log_probs).sum(-1)
-    weights = counted_steps(rollout.endings, config.count_after_end)
+    weights = counted_steps(rollout.dones, config.count_after_end)
 
     def mean(terms):
         return (terms * weights).sum() / weights.sum()

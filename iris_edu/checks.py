@@ -618,7 +618,7 @@ def check_world_model(factory):
         attention=CausalAttention, positions=LearntPositions, layout=FrameActionLayout, heads=Heads
     )
     model, build = _build("world model", factory, WORLD_MODEL, TRANSFORMER, N, A, K, **parts)
-    tokens, actions, rewards, ends = (
+    tokens, actions, rewards, dones = (
         _integers(N, B, T, K),
         _integers(A, B, T),
         _integers(3, B, T) - 1.0,
@@ -629,15 +629,17 @@ def check_world_model(factory):
     def loss(m, *batch):
         return m.loss(*batch, mask)
 
-    _check_losses("world model", model, lambda: loss(model, tokens, actions, rewards, ends))
+    _check_losses("world model", model, lambda: loss(model, tokens, actions, rewards, dones))
     padded = [
         torch.where(mask[..., None] if x.ndim == 3 else mask, x, x.flip(0))
-        for x in (tokens, actions, rewards, ends)
+        for x in (tokens, actions, rewards, dones)
     ]
-    same = _close(loss(model, tokens, actions, rewards, ends), loss(model, *padded))
+    same = _close(loss(model, tokens, actions, rewards, dones), loss(model, *padded))
     _expect(same, "The loss changes with a padded step, expected the mask to hide it.")
     _check_dreaming(model, tokens, actions, N)
-    _expect_saveable("world model", model, build, lambda m: loss(m, tokens, actions, rewards, ends))
+    _expect_saveable(
+        "world model", model, build, lambda m: loss(m, tokens, actions, rewards, dones)
+    )
 
 # %% ../nbs/A4_checks.ipynb #b1f90003
 def _check_dreaming(model, tokens, actions, vocabulary):
@@ -754,20 +756,20 @@ def _check_acting(policy, frames, logits, values):
 
 # %% ../nbs/A4_checks.ipynb #7165ac7f
 def check_returns(function):
-    """function(rewards (B,T), values (B,T+1), endings (B,T), discount, lam) → targets (B,T) that
+    """function(rewards (B,T), values (B,T+1), dones (B,T), discount, lam) → targets (B,T) that
     look only ahead (chapter 08).
     """
-    rewards, values, endings = (
+    rewards, values, dones = (
         _random(2, 6),
         _random(2, 7, seed=1),
         torch.zeros(2, 6, dtype=torch.bool),
     )
-    endings[:, 3] = True
-    inputs = rewards, values, endings
+    dones[:, 3] = True
+    inputs = rewards, values, dones
     before = deepcopy(inputs)
 
-    def call(rewards=rewards, values=values, endings=endings, discount=0.9):
-        return function(rewards, values, endings, discount, 0.5)
+    def call(rewards=rewards, values=values, dones=dones, discount=0.9):
+        return function(rewards, values, dones, discount, 0.5)
 
     with _calling("returns(...)"):
         targets = call()
@@ -797,7 +799,7 @@ def check_returns(function):
         (last > 0).all(),
         "The last target ignores the last value, expected it to stand for all that comes later.",
     )
-    _expect_rows_apart("returns(...)", call, rewards, values, endings)
+    _expect_rows_apart("returns(...)", call, rewards, values, dones)
 
 # %% ../nbs/A4_checks.ipynb #cd37240a
 def check_callback(factory):

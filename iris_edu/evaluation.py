@@ -27,8 +27,9 @@ from .agent import beside, is_shipped, load_trained, pick_device
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .files import read_json, sentences, write_json
+from .imagination import rollout
 from .own_data import Recorded
-from .replay import Replay, to_float
+from .replay import ReplayBuffer, to_float
 from .runs import checkpoint_sum, generator, read_run
 from .settings import UserError
 from .store import place, read_table, repository
@@ -518,7 +519,7 @@ class Forecast(NamedTuple):
     tokens: Tensor  # int64 (B,k,K)
     frames: Tensor  # float (B,k,3,H,W)
     rewards: Tensor  # float (B,k)
-    endings: Tensor  # bool (B,k)
+    dones: Tensor  # bool (B,k)
 
 # %% ../nbs/10_evaluation.ipynb #b97f9eed
 def dream_on(dream, frames, actions, generator):
@@ -526,11 +527,8 @@ def dream_on(dream, frames, actions, generator):
 
     It sees frames (B,3,H,W) and the actions (B,k), and nothing that happens after.
     """
-    state, steps = dream.begin(frames), []
-    for action in actions.T:
-        state, rewards, endings = dream.step(state, action, generator)
-        steps.append((state.tokens, state.frames, rewards, endings))
-    return Forecast(*(torch.stack(column, 1) for column in zip(*steps)))
+    dreamt = rollout(dream, frames, actions, generator)
+    return Forecast(dreamt.tokens[:, 1:], dreamt.frames[:, 1:], dreamt.rewards, dreamt.dones)
 
 
 def nothing_moves(tokenizer, frames, k):
@@ -577,7 +575,7 @@ def k_step_error(dream, batch, generator):
         dream.tokenizer.encode(frames[:, 1:]),
         frames[:, 1:],
         batch.rewards[:, :-1],
-        batch.ends[:, :-1],
+        batch.dones[:, :-1],
     )
     forecasts = {
         "world model": dream_on(dream, start, actions, generator),
@@ -610,7 +608,7 @@ def _errors(forecast, truth, seen, acted):
         token_error=_mean((forecast.tokens != truth.tokens).float().mean(-1), seen),
         pixel_error=_mean((forecast.frames - truth.frames).abs().flatten(2).mean(-1), seen),
         reward_accuracy=_mean((sign(forecast.rewards) == sign(truth.rewards)).float(), acted),
-        ending_accuracy=_mean((forecast.endings == truth.endings).float(), acted),
+        ending_accuracy=_mean((forecast.dones == truth.dones).float(), acted),
     )
 
 
@@ -641,7 +639,7 @@ def evaluate_foresight(trained, source, seed=0) -> dict:
     errors = recorded_error(
         trained.dream,
         Recorded(
-            config.data, Replay(config.replay, config.env.size, device), config.env.size
+            config.data, ReplayBuffer(config.replay, config.env.size, device), config.env.size
         ).held_out,
         seed,
     )

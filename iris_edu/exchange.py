@@ -27,7 +27,7 @@ from .config import LEARNERS, PRESETS, Config, make_environment
 from .envs import num_actions
 from .files import make_folder, ordinary, sentences, write_json
 from .own_data import DATASET, cut, load_recordings, new_folder, read_dataset
-from .replay import Recording, concatenate, load_recording, rebuild
+from .recordings import Recording, concatenate, load_recording, rebuild
 from iris_edu.runs import (
     Header,
     RunFile,

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['REASONS', 'LEFTOVER', 'COPY', 'SUM', 'because', 'error_in_words', 'sentences', 'atomic_write', 'sync_folder',
            'make_folder', 'sweep', 'ordinary', 'read_bytes', 'read_text', 'parse_json', 'read_json', 'write_json',
-           'read_json_lines', 'append_json_line', 'digest', 'sum_of', 'write_arrays', 'read_arrays', 'say', 'mute']
+           'read_json_lines', 'append_json_line', 'digest', 'sum_of', 'write_arrays', 'read_arrays', 'say', 'mute',
+           'text_table']
 
 # %% ../nbs/A13_files.ipynb #034768b6
 import errno
@@ -18,7 +19,7 @@ import secrets
 import sys
 import traceback
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -315,3 +316,23 @@ def say(text: str = "") -> None:
 def mute() -> None:
     "From now on, what is printed goes nowhere."
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+# %% ../nbs/A13_files.ipynb #c9635a25
+def text_table(rows: Iterable[Iterable[object]], left: Collection[int] = (0,)) -> str:
+    """Rows of cells as lines of text in which the columns stand below each other.
+
+    Columns whose number is in `left` (-1 is the last one) begin together, the others end together.
+    Two spaces lie between columns, none at the end of a line; no rows give an empty text.
+    ValueError if the rows differ in length.
+    """
+    words = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*words, strict=True)]
+    to_the_left = {number % len(widths) for number in left} if widths else set()
+    lines = []
+    for row in words:
+        cells = [
+            word.ljust(width) if number in to_the_left else word.rjust(width)
+            for number, (word, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

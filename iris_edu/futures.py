@@ -40,13 +40,13 @@ class Story(NamedTuple):
     """A game so far, real or dreamt.
 
     Tokens int64 (t,K) of its frames, and of the steps between them actions int64, rewards and
-    endings, each (t-1,).
+    dones, each (t-1,).
     """
 
     tokens: torch.Tensor
     actions: torch.Tensor
     rewards: torch.Tensor
-    endings: torch.Tensor
+    dones: torch.Tensor
 
     def first(self, count):
         "Its first `count` frames."
@@ -114,13 +114,13 @@ def developer(tokenizer, most=500):
 class Futures(NamedTuple):
     """B ways in which a game may go on for T steps.
 
-    Tokens int64 (B,T,K), actions int64, rewards and endings, each (B,T).
+    Tokens int64 (B,T,K), actions int64, rewards and dones, each (B,T).
     """
 
     tokens: torch.Tensor
     actions: torch.Tensor
     rewards: torch.Tensor
-    endings: torch.Tensor
+    dones: torch.Tensor
 
 
 def wake(dream, story, count):
@@ -153,8 +153,8 @@ def branch(dream, story, choose, count, steps, seed=0):
     state = wake(dream, story, count)
     for step in range(steps):
         actions = choose(step, state.tokens)
-        state, rewards, endings = blind.step(state, actions, draw)
-        column.append((state.tokens, actions, rewards, endings))
+        state, rewards, dones = blind.step(state, actions, draw)
+        column.append((state.tokens, actions, rewards, dones))
     return Futures(*(torch.stack(part, 1) for part in zip(*column)))
 
 
@@ -246,9 +246,9 @@ def event(reward, ending):
     )
 
 
-def events(rewards, endings):
+def events(rewards, dones):
     "`event` of each of T steps (T,), with nothing for the frame before the first: T+1 words."
-    return ["", *map(event, rewards, endings)]
+    return ["", *map(event, rewards, dones)]
 
 # %% ../nbs/A8_futures.ipynb #f300ea8c
 def framed(frame, colour=None, faded=False):
@@ -527,7 +527,7 @@ def distinct(futures):
         map(
             tuple,
             torch.cat(
-                [futures.tokens.flatten(1), futures.actions, futures.rewards, futures.endings], 1
+                [futures.tokens.flatten(1), futures.actions, futures.rewards, futures.dones], 1
             ).tolist(),
         )
     )
@@ -537,12 +537,12 @@ def distinct(futures):
     )
 
 
-def over(endings):
-    """Where frames come after the end of their game: endings bool (B,T) → bool (B,T).
+def over(dones):
+    """Where frames come after the end of their game: dones bool (B,T) → bool (B,T).
 
     The frame that ends it is not yet over.
     """
-    return endings.cumsum(1) - endings.long() > 0
+    return dones.cumsum(1) - dones.long() > 0
 
 
 class Opinion(NamedTuple):
@@ -598,14 +598,14 @@ def idling(count, actions, seed=0):
     return lambda step, tokens: torch.randint(actions, (count,), generator=draw)
 
 # %% ../nbs/A8_futures.ipynb #c2ec759e
-def eventful(frames, rewards, endings):
+def eventful(frames, rewards, dones):
     """Frames (T,3,H,W) after T steps as uint8, each framed by what its step brought, faded after an
     ending.
     """
-    late = over(endings[None])[0]
+    late = over(dones[None])[0]
     colours = [
         END if ending else GAIN if reward > 0 else LOSS if reward < 0 else None
-        for reward, ending in zip(rewards, endings)
+        for reward, ending in zip(rewards, dones)
     ]
     return np.stack(
         [
@@ -640,12 +640,12 @@ def future_names(futures, counts, thought, names):
     ]
 
 
-def frame_words(rewards, endings, worth=None):
+def frame_words(rewards, dones, worth=None):
     """The words under T dreamt frames: their values, if a policy gave any, and what happened.
 
     All (T,).
     """
-    happened = [event(*step) for step in zip(rewards, endings)]
+    happened = [event(*step) for step in zip(rewards, dones)]
     return (
         happened
         if worth is None
@@ -755,12 +755,12 @@ class ToldFutures(Crossroads):
 
     def summary(self):
         "Where the game stands, what its futures bring, and what the agent thinks of it, in words."
-        dreamt, (_, _, rewards, endings) = (
+        dreamt, (_, _, rewards, dones) = (
             len(self.story.tokens) - len(self.path[0].tokens),
             self.futures,
         )
         gains, losses, ends = (
-            which.any(1).sum().item() for which in (rewards > 0, rewards < 0, endings)
+            which.any(1).sum().item() for which in (rewards > 0, rewards < 0, dones)
         )
         found = f"Of {len(self.counts)} different futures {gains} bring a gain, {losses} a loss, {ends} an ending."
         return f"Frame {self.start.value} and {dreamt} dreamt steps. {found} {opinion_in_words(self.thought, self.names)}"
@@ -796,9 +796,9 @@ class FutureTree(ToldFutures):
         pictures = [
             framed(frame, GIVEN)
             if t < real
-            else eventful(
-                frame[None], self.story.rewards[t - 1 : t], self.story.endings[t - 1 : t]
-            )[0]
+            else eventful(frame[None], self.story.rewards[t - 1 : t], self.story.dones[t - 1 : t])[
+                0
+            ]
             for t, frame in zip(shown, frames)
         ]
         texts = [
@@ -828,9 +828,9 @@ class FutureTree(ToldFutures):
             )
         ):
             words = frame_words(
-                futures.rewards[b], futures.endings[b], self.worth[b] if self.policy else None
+                futures.rewards[b], futures.dones[b], self.worth[b] if self.policy else None
             )
-            pictures += [now, *eventful(frames, futures.rewards[b], futures.endings[b])]
+            pictures += [now, *eventful(frames, futures.rewards[b], futures.dones[b])]
             texts += [name, *words]
             labels += [f"Future {b + 1}, {name}, begins here"] + [
                 f"Future {b + 1}, step {t + 1}, {self.names[futures.actions[b, t]]}, {word}"
@@ -882,7 +882,7 @@ class ManyFutures(FutureTree):
         which, step = divmod(self.tree.chosen, self.tree.columns)
         if step == 0:
             raise UserError("Here the game stands already: press a frame to the right of it.")
-        if self.futures.endings[which, :step].any():
+        if self.futures.dones[which, :step].any():
             raise UserError("In this future the game is over by then: nothing comes after it.")
         self.path.append(self.story.then(self.futures, which, step))
         self.expand()
@@ -905,12 +905,12 @@ def n_step_weights(count, lam):
     return weights
 
 
-def n_step_returns(rewards, values, endings, discount, step):
+def n_step_returns(rewards, values, dones, discount, step):
     """The n-step returns of one step, n = 1 … T - step.
 
-    Rewards (T,), values (T+1,), endings bool (T,) → (T-step,).
+    Rewards (T,), values (T+1,), dones bool (T,) → (T-step,).
     """
-    kept = torch.cat([torch.ones(1), (discount * (1 - endings[step:].float())).cumprod(0)])
+    kept = torch.cat([torch.ones(1), (discount * (1 - dones[step:].float())).cumprod(0)])
     return (kept[:-1] * rewards[step:]).cumsum(0) + kept[1:] * values[step + 1 :]
 
 # %% ../nbs/A8_futures.ipynb #f811086b
@@ -927,17 +927,17 @@ def numbers(text, name):
 class Trajectory(NamedTuple):
     """What the return of a dream is made of.
 
-    Rewards (T,), values (T+1,), endings bool (T,), and pictures uint8 (T+1,H,W,3).
+    Rewards (T,), values (T+1,), dones bool (T,), and pictures uint8 (T+1,H,W,3).
     """
 
     rewards: torch.Tensor
     values: torch.Tensor
-    endings: torch.Tensor
+    dones: torch.Tensor
     pictures: np.ndarray
 
 
 def written(lines):
-    """Rewards (T,), values (T+1,) and endings bool (T,) from three lines of text {name: line}.
+    """Rewards (T,), values (T+1,) and dones bool (T,) from three lines of text {name: line}.
 
     UserError where they do not fit together.
     """
@@ -973,7 +973,7 @@ def dreamt_trajectory(trained, recording, start, steps, seed=0):
         [torch.tensor([thought.value]), appraise(policy, develop, thought, futures)[0]]
     )
     frames = develop(torch.cat([story.tokens[-1:], futures.tokens[0]]))
-    return Trajectory(futures.rewards[0], values, futures.endings[0], to_uint8(frames))
+    return Trajectory(futures.rewards[0], values, futures.dones[0], to_uint8(frames))
 
 
 def as_picture(figure):
@@ -1009,7 +1009,7 @@ def draw_returns(trajectory, targets, weights, step):
     )
     right.plot(steps, targets, "s-", ms=4, color=COLOURS["world_model"], label="λ-return Λ")
     right.vlines(steps, values[:-1], targets, color="#222222", lw=1, label="advantage Λ − V")
-    for end in trajectory.endings.nonzero().flatten().tolist():
+    for end in trajectory.dones.nonzero().flatten().tolist():
         right.axvline(end + 0.5, color=END, lw=2, ls=":", label="ending")
     right.axvspan(step - 0.4, step + 0.4, color="#EEEEEE", zorder=0)
     right.set(xlabel="imagined step", ylabel="points")
@@ -1032,7 +1032,7 @@ class WrittenReturns(View):
 
     step = 0
 
-    def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
+    def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, dones=()):
         self.trajectory = None
         self.discount, self.lam = (
             number_slider(discount, 0, 1, 0.005, "γ"),
@@ -1045,7 +1045,7 @@ class WrittenReturns(View):
                 continuous_update=False,
                 layout={"width": "95%"},
             )
-            for name, line in (("rewards", rewards), ("values", values), ("ends after", endings))
+            for name, line in (("rewards", rewards), ("values", values), ("ends after", dones))
         }
         super().__init__(self.discount, self.lam, *self.lines.values())
         for control in (self.discount, self.lam):
@@ -1055,30 +1055,30 @@ class WrittenReturns(View):
 
     def rewrite(self):
         "Take the numbers that were written into the lines."
-        rewards, values, endings = written({name: line.value for name, line in self.lines.items()})
+        rewards, values, dones = written({name: line.value for name, line in self.lines.items()})
         old = self.trajectory.pictures if self.trajectory else ()
         self.trajectory = Trajectory(
             rewards,
             values,
-            endings,
+            dones,
             old if len(old) == len(values) else np.full((len(values), 32, 32, 3), 225, np.uint8),
         )
         self.compute()
 
     def compute(self):
         "Compute the returns with the γ and λ that are set, and show them for one step."
-        (rewards, values, endings, _), discount, lam = (
+        (rewards, values, dones, _), discount, lam = (
             self.trajectory,
             self.discount.value,
             self.lam.value,
         )
         step = min(self.step, len(rewards) - 1)
-        self.targets = lambda_returns(rewards[None], values[None], endings[None], discount, lam)[0]
+        self.targets = lambda_returns(rewards[None], values[None], dones[None], discount, lam)[0]
         self.weights, self.advantages = (
             n_step_weights(len(rewards) - step, lam),
             self.targets - values[:-1],
         )
-        self.show(step, n_step_returns(rewards, values, endings, discount, step))
+        self.show(step, n_step_returns(rewards, values, dones, discount, step))
 
     def show(self, step, parts):
         "Say the return of a step as the mixture of its n-step returns."
@@ -1099,12 +1099,12 @@ class DrawnReturns(WrittenReturns):
 
     step = property(lambda self: max(self.film.chosen, 0), doc="The step that was pressed.")
 
-    def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, endings=()):
+    def __init__(self, discount=0.9, lam=0.5, rewards=(0, 0, 1), values=(0.5,) * 4, dones=()):
         self.film, self.chart = (
             Gallery(title="press a step of the dream", pickable=True, gap=6, chosen=0),
             Gallery(zoom=1),
         )
-        super().__init__(discount, lam, rewards, values, endings)
+        super().__init__(discount, lam, rewards, values, dones)
         self.children = [*self.children[:-1], self.film, self.chart, self.voice]
         self.when(self.film, self.compute, "chosen")
 
@@ -1122,12 +1122,9 @@ class DrawnReturns(WrittenReturns):
 
     def show_steps(self, step):
         "Draw a frame for each step with its numbers."
-        rewards, values, endings, pictures = self.trajectory
+        rewards, values, dones, pictures = self.trajectory
         columns = zip(
-            *(
-                column.tolist()
-                for column in (rewards, values, self.targets, self.advantages, endings)
-            )
+            *(column.tolist() for column in (rewards, values, self.targets, self.advantages, dones))
         )
         texts = [
             f"r {r:g}\nV {v:.2f}\nreturn {g:.2f}\nadv {round(a, 2) + 0:+.2f}" + "\nend" * e
@@ -1158,7 +1155,7 @@ class ReturnExplorer(DrawnReturns):
         steps=11,
         rewards=(0, 0, 1),
         values=(0.5,) * 4,
-        endings=(),
+        dones=(),
     ):
         self.trained, self.recording, self.steps, self.quiet = trained, recording, steps, False
         config = trained.config.actor_critic if trained else None
@@ -1171,7 +1168,7 @@ class ReturnExplorer(DrawnReturns):
             config.lam if config else 0.5,
             rewards,
             values,
-            endings,
+            dones,
         )
         self.children = [
             row(self.discount, self.lam),
@@ -1199,7 +1196,7 @@ class ReturnExplorer(DrawnReturns):
     def take(self, trajectory):
         "Show the numbers of a Trajectory, in the lines too."
         self.trajectory, self.quiet = trajectory, True
-        ends = trajectory.endings.nonzero().flatten()
+        ends = trajectory.dones.nonzero().flatten()
         for line, column in zip(self.lines.values(), (trajectory.rewards, trajectory.values, ends)):
             line.value = ", ".join(f"{x:.3g}" for x in column.tolist())
         self.quiet = False
@@ -1319,12 +1316,12 @@ def figure_dreams(trained, recording, start=0, rows=4, steps=12, of=4, seed=0):
         else idling(of, len(action_names(trained.config)), seed)
     )
     futures = branch(trained.dream, story, play, of, steps, seed)
-    happened = ((futures.rewards.abs() + 2 * futures.endings) * ~over(futures.endings)).sum(1)
+    happened = ((futures.rewards.abs() + 2 * futures.dones) * ~over(futures.dones)).sum(1)
     chosen = happened.argsort(descending=True, stable=True)[:rows].sort().values.tolist()
     first = framed(develop(story.tokens[-1:])[0], GIVEN)[None]
     films = [
         np.concatenate(
-            [first, eventful(develop(futures.tokens[b]), futures.rewards[b], futures.endings[b])]
+            [first, eventful(develop(futures.tokens[b]), futures.rewards[b], futures.dones[b])]
         )
         for b in chosen
     ]

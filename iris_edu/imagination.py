@@ -5,7 +5,8 @@
 # %% ../nbs/07_imagination.ipynb #e4368eb5
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from .world_model import sample_categorical
 
 # %% auto #0
 __all__ = ['ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamState', 'draw_frame', 'memory_with_room', 'Dream',
-           'Rollout', 'imagine', 'DreamEnv']
+           'Trajectory', 'rollout', 'imagine', 'DreamEnv']
 
 # %% ../nbs/07_imagination.ipynb #81f5d3ce
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class CategoricalSampler:
 class DreamState(NamedTuple):
     """Everything a dream needs to go on; a step returns a new one."""
 
-    frames: Tensor  # float (B,3,H,W) in [0,1], decoded from the tokens
+    frames: Tensor | None  # float (B,3,H,W) in [0,1], decoded from the tokens; None if unwanted
     tokens: Tensor  # int64 (B,K) of the current frame
     memory: Any  # the world model's own (KV cache and pending token)
     # int64 (B,t,K), the last t ≤ keep_frames frames, the current one included
@@ -103,56 +104,52 @@ def memory_with_room(world_model, state: DreamState, calls: int):
     return memory
 
 # %% ../nbs/07_imagination.ipynb #c80f3ce2
+@dataclass(eq=False)
 class Dream:
     """The world model as an environment.
 
-    Frames in, actions in, sampled frames, rewards and endings out, no state inside (section 2.3).
+    Frames in, actions in, sampled frames, rewards and dones out, no state inside (section 2.3).
     """
 
-    def __init__(
-        self,
-        tokenizer,
-        world_model,
-        sampler: TokenSampler | None = None,
-        config: ImaginationConfig = ImaginationConfig(),
-        draw=draw_frame,
-    ):
-        self.tokenizer, self.world_model, self.config, self.draw = (
-            tokenizer,
-            world_model,
-            config,
-            draw,
-        )
-        self.sampler = CategoricalSampler(config) if sampler is None else sampler
+    tokenizer: Any
+    """Has encode and decode (chapter 04); in eval mode."""
+    world_model: Any
+    """A DynamicsModel (chapter 06); in eval mode."""
+    sampler: TokenSampler | None = None
+    """Draws the tokens; without one CategoricalSampler(config)."""
+    config: ImaginationConfig = ImaginationConfig()
+    """Temperature, top-k and the frames kept when the context is full."""
+    draw: Callable = draw_frame
+    """Draws the tokens of a frame; same arguments and results as `draw_frame`."""
+    decode: bool = True
+    """Whether frames are decoded from the tokens; if not, the states hold None in their place."""
+
+    def __post_init__(self):
+        if self.sampler is None:
+            self.sampler = CategoricalSampler(self.config)
 
     @torch.no_grad()
-    def begin(self, frames: Tensor) -> DreamState:
-        """Start B dreams from B real frames, float (B,3,H,W) in [0,1], or their tokens, int64
+    def begin(self, start: Tensor, actions: Tensor | None = None) -> DreamState:
+        """Start B dreams from real frames, float (B,3,H,W) in [0,1], or from their tokens, int64
         (B,K); the state's frames are reconstructions.
+
+        Tokens (B,T,K) of T frames with the T-1 actions (B,T-1) between them are read from the last
+        `keep_frames` frames on. UserError for other shapes and for models in training mode.
         """
-        awake = [
-            name
-            for name in ("tokenizer", "world_model")
-            if getattr(getattr(self, name), "training", False)
-        ]
-        if awake:
-            raise UserError(
-                f"The {awake[0]} is in training mode, where dropout disturbs dreams: call .eval() on it first."
-            )
-        known = frames.ndim == 2 and frames.dtype == torch.int64
-        if not known and (frames.ndim != 4 or not frames.is_floating_point()):
-            raise UserError(
-                f"A dream starts from float frames (B,3,H,W) in [0,1] or from tokens (B,K), not {tuple(frames.shape)} {frames.dtype}: use replay.to_float."
-            )
-        tokens = frames if known else self.tokenizer.encode(frames)
-        memory = self.world_model.begin(tokens[:, None], None)
-        return DreamState(
-            self.tokenizer.decode(tokens),
-            tokens,
-            memory,
-            tokens[:, None],
-            tokens.new_empty(len(tokens), 0),
-        )
+        _check_asleep(self)
+        _check_start(start, actions)
+        tokens = self.tokenizer.encode(start) if start.is_floating_point() else start
+        history = tokens[:, None] if tokens.ndim == 2 else tokens[:, -self.config.keep_frames :]
+        between = tokens.new_empty(len(tokens), 0)
+        if history.shape[1] > 1:
+            between = actions[:, 1 - history.shape[1] :]
+        memory = self.world_model.begin(history, between)
+        now = history[:, -1]
+        return DreamState(self.look(now), now, memory, history, between)
+
+    def look(self, tokens: Tensor) -> Tensor | None:
+        """The frames float (B,3,H,W) of tokens (B,K), or None if nobody looks at them."""
+        return self.tokenizer.decode(tokens) if self.decode else None
 
     @torch.no_grad()
     def step(
@@ -162,73 +159,131 @@ class Dream:
         generator: torch.Generator,
         next_frame: bool = True,
     ) -> tuple[DreamState, Tensor, Tensor]:
-        """One imagined step: actions int64 (B,) → (state, rewards float (B,), endings bool (B,)),
+        """One imagined step: actions int64 (B,) → (state, rewards float (B,), dones bool (B,)),
         at most K passes.
 
-        With `next_frame=False` only reward and ending are drawn (one pass) and the dream cannot go
+        With `next_frame=False` only reward and done are drawn (one pass) and the dream cannot go
         on from the state.
         A memory may be written in place: to branch a dream, step from `begin` again.
         """
         memory = memory_with_room(self.world_model, state, 1 + next_frame)
         memory, out = self.world_model.act(memory, actions)
         rewards = self.world_model.sample_reward(out, generator)
-        endings = self.world_model.sample_ending(out, generator)
+        dones = self.world_model.sample_ending(out, generator)
         if not next_frame:
-            return state._replace(memory=memory), rewards, endings
+            return state._replace(memory=memory), rewards, dones
         tokens, memory = self.draw(
             self.world_model, self.sampler, memory, out.token, state.tokens, generator
         )
-        keep = self.config.keep_frames
-        history_tokens = torch.cat([state.history_tokens, tokens[:, None]], 1)[:, -keep:]
-        history_actions = torch.cat([state.history_actions, actions[:, None]], 1)
-        history_actions = history_actions[
-            :, history_actions.shape[1] - history_tokens.shape[1] + 1 :
-        ]
-        return (
-            DreamState(
-                self.tokenizer.decode(tokens), tokens, memory, history_tokens, history_actions
-            ),
-            rewards,
-            endings,
+        kept = torch.cat([state.history_tokens, tokens[:, None]], 1)[:, -self.config.keep_frames :]
+        between = torch.cat([state.history_actions, actions[:, None]], 1)
+        between = between[:, between.shape[1] - kept.shape[1] + 1 :]
+        return DreamState(self.look(tokens), tokens, memory, kept, between), rewards, dones
+
+# %% ../nbs/07_imagination.ipynb #72be0a99
+def _check_asleep(dream: Dream) -> None:
+    """UserError for a tokenizer or world model in training mode; a part without modes passes."""
+    for name in ("tokenizer", "world_model"):
+        if getattr(getattr(dream, name), "training", False):
+            raise UserError(
+                f"The {name} is in training mode, where dropout disturbs dreams: call .eval() on it first."
+            )
+
+
+def _check_start(start: Tensor, actions: Tensor | None) -> None:
+    """UserError unless a dream can start from frames (B,3,H,W), or from tokens (B,K), or from
+    tokens (B,T,K) with actions (B,T-1).
+    """
+    if start.is_floating_point():
+        fits = start.ndim == 4 and actions is None
+    elif start.ndim == 3 and start.shape[1] > 1:
+        fits = actions is not None and actions.shape == (len(start), start.shape[1] - 1)
+    else:
+        fits = start.ndim in (2, 3)
+    if not fits or not (start.is_floating_point() or start.dtype == torch.int64):
+        given = "no actions" if actions is None else f"actions {tuple(actions.shape)}"
+        raise UserError(
+            f"A dream starts from float frames (B,3,H,W) in [0,1], from tokens (B,K), or from tokens "
+            f"(B,T,K) with actions (B,T-1), not from {tuple(start.shape)} {start.dtype} with {given}: "
+            "use replay.to_float."
         )
 
-# %% ../nbs/07_imagination.ipynb #5d19b922
-class Rollout(NamedTuple):
-    """B imagined trajectories of H frames and the H-1 transitions between them."""
+# %% ../nbs/07_imagination.ipynb #a40609b4
+class Trajectory(NamedTuple):
+    """B imagined games of T frames and the T-1 steps between them."""
 
-    frames: Tensor  # float (B,H,3,h,w) in [0,1]; frame 0 is the reconstruction of a real one
-    tokens: Tensor  # int64 (B,H,K)
-    actions: Tensor  # int64 (B,H-1)
-    rewards: Tensor  # float (B,H-1)
-    endings: Tensor  # bool (B,H-1)
-    policy_state: Any  # the policy's recurrent state before frame 0
+    frames: Tensor | None  # float (B,T,3,H,W) in [0,1], decoded; None if unwanted
+    tokens: Tensor  # int64 (B,T,K); frame 0 is the start of the dream
+    actions: Tensor  # int64 (B,T-1)
+    rewards: Tensor  # float (B,T-1)
+    dones: Tensor  # bool (B,T-1)
+    policy_state: Any = None  # the policy's recurrent state before frame 0, if one acted
+
+# %% ../nbs/07_imagination.ipynb #bc8f932e
+@torch.no_grad()
+def rollout(
+    dream: Dream,
+    start: Tensor | DreamState,
+    actions: Tensor | Callable,
+    generator: torch.Generator,
+    steps: int | None = None,
+    decode: bool = True,
+) -> Trajectory:
+    """An open-loop rollout: B dreams go on from `start` and see nothing real any more.
+
+    start: what `Dream.begin` takes, or a DreamState; actions: int64 (B,T-1), or a function
+    (step, DreamState) → int64 (B,), which needs `steps` = T-1. With decode=False no frame is
+    decoded. No gradient.
+    """
+    if steps is None and callable(actions):
+        raise UserError("Actions that are chosen in the dream need `steps`, how many.")
+    steps = actions.shape[1] if steps is None else steps
+    if not decode:
+        dream = replace(dream, decode=False)
+    state = start if isinstance(start, DreamState) else dream.begin(start)
+    frames, tokens, transitions = [state.frames], [state.tokens], []
+    for step in range(steps):
+        action = actions(step, state) if callable(actions) else actions[:, step]
+        state, rewards, dones = dream.step(state, action, generator)
+        transitions.append((action, rewards, dones))
+        frames.append(state.frames)
+        tokens.append(state.tokens)
+    frames = None if state.frames is None else torch.stack(frames, 1)
+    return Trajectory(frames, torch.stack(tokens, 1), *_columns(transitions, state.tokens))
+
+# %% ../nbs/07_imagination.ipynb #e9fd8c13
+def _columns(transitions: list, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions, rewards and dones, each (B,n), of n steps; n may be 0."""
+    if transitions:
+        return tuple(torch.stack(column, 1) for column in zip(*transitions))
+    nothing = tokens.new_empty(len(tokens), 0)
+    return nothing, nothing.float(), nothing.bool()
 
 # %% ../nbs/07_imagination.ipynb #ed5034b8
-@torch.no_grad()
 def imagine(
     dream: Dream, policy, frames: Tensor, policy_state, horizon: int, generator: torch.Generator
-) -> Rollout:
-    """Let the policy act in the dream: `horizon` frames, `horizon - 1` transitions, no gradient
+) -> Trajectory:
+    """Let the policy act in the dream: `horizon` frames, `horizon - 1` steps, no gradient
     (Algorithm 1; H = 20 in table 6).
 
-    frames float (B,3,h,w) real, or their tokens (B,K); policy(frames, state) → (logits (B,A),
-    values, state); models in eval mode, else UserError.
+    frames float (B,3,H,W) real, or their tokens (B,K); policy(frames, state) → (logits (B,A),
+    values, state), with tokens in place of frames if `policy.reads` is "tokens", and then no frame
+    is decoded; models in eval mode, else UserError.
     """
     if horizon < 2:
         raise UserError(
             f"The horizon is {horizon}: a rollout needs at least 2 frames to hold a transition."
         )
-    state, now, transitions = dream.begin(frames), policy_state, []
-    pictures, tokens = [state.frames], [state.tokens]
-    for _ in range(horizon - 1):
-        logits, _, now = policy(state.frames, now)
-        actions = sample_categorical(logits, generator)
-        state, rewards, endings = dream.step(state, actions, generator)
-        transitions.append((actions, rewards, endings))
-        pictures.append(state.frames)
-        tokens.append(state.tokens)
-    columns = (torch.stack(column, 1) for column in zip(*transitions))
-    return Rollout(torch.stack(pictures, 1), torch.stack(tokens, 1), *columns, policy_state)
+    reads = getattr(policy, "reads", "frames")
+    memory = policy_state
+
+    def act(step: int, state: DreamState) -> Tensor:
+        nonlocal memory
+        logits, _, memory = policy(getattr(state, reads), memory)
+        return sample_categorical(logits, generator)
+
+    dreamt = rollout(dream, frames, act, generator, horizon - 1, decode=reads == "frames")
+    return dreamt._replace(policy_state=policy_state)
 
 # %% ../nbs/07_imagination.ipynb #f0226168
 class DreamEnv:
@@ -262,8 +317,8 @@ class DreamEnv:
         if self.state is None:
             raise UserError("The dream has not begun: call reset(frames) with real frames first.")
         actions = torch.as_tensor(actions, dtype=torch.int64, device=self.state.tokens.device)
-        self.state, rewards, endings = self.dream.step(self.state, actions, self.generator)
-        rewards, self.ended = rewards.masked_fill(self.ended, 0.0), self.ended | endings
+        self.state, rewards, dones = self.dream.step(self.state, actions, self.generator)
+        rewards, self.ended = rewards.masked_fill(self.ended, 0.0), self.ended | dones
         return (
             self.state.frames,
             rewards,

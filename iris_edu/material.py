@@ -38,16 +38,8 @@ from .envs import EnvConfig, make_env, num_actions
 from .evaluation import evaluate_run, k_step_error
 from .files import atomic_write, read_text
 from .imagination import Dream, ImaginationConfig
-from iris_edu.replay import (
-    Replay,
-    ReplayConfig,
-    UniformSegments,
-    load_recording,
-    rebuild,
-    record,
-    save_recording,
-    to_float,
-)
+from .recordings import load_recording, rebuild, record, save_recording
+from .replay import ReplayBuffer, ReplayConfig, UniformSegments, to_float
 from .runs import generator, read_checkpoint, read_metrics, read_run, versions
 from .settings import UserError, load_settings
 from .speed import one_thread
@@ -950,7 +942,7 @@ def dream_facts(dream, recording, segments=192, steps=11):
     """Errors of a dream after 1, 5 and 10 steps on a recording, beside its forecasts without
     knowledge (chapter 10).
     """
-    replay = Replay(ReplayConfig(capacity=len(recording)), recording.frames.shape[1])
+    replay = ReplayBuffer(ReplayConfig(capacity=len(recording)), recording.frames.shape[1])
     replay.extend(recording)
     errors = k_step_error(
         dream, replay.sample(segments, steps, generator(0, "held out")), generator(0, "dream")

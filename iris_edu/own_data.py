@@ -21,7 +21,8 @@ import numpy as np
 
 from .envs import resize
 from .files import digest, make_folder, read_json, say, sentences, sum_of, write_json
-from .replay import Recording, Replay, concatenate, load_recording, save_recording
+from .recordings import Recording, concatenate, load_recording, save_recording
+from .replay import ReplayBuffer
 from .settings import UserError
 from .sources import STEPS, Step, declared_actions, every_step
 from .typed import Count, Maybe, Whole, at_least
@@ -217,14 +218,16 @@ class Recorded:
     A replay is filled with those to learn from, another, `held_out`, with the rest.
     """
 
-    def __init__(self, folder, replay: Replay, size: int):
+    def __init__(self, folder, replay: ReplayBuffer, size: int):
         self.folder, self.replay, self.dataset = folder, replay, read_dataset(folder)
         rest = self.dataset.steps - self.dataset.held_out
         if not 0 < rest < self.dataset.steps:
             raise UserError(
                 f"{folder}/{DATASET} is damaged (held_out is {self.dataset.held_out}): make the folder again with iris-edu import FILE --to {folder}"
             )
-        self.held_out = Replay(replace(replay.config, capacity=rest), size, replay.frames.device)
+        self.held_out = ReplayBuffer(
+            replace(replay.config, capacity=rest), size, replay.frames.device
+        )
         self.fill(size)
 
     @property

@@ -35,7 +35,8 @@ from .futures import at_temperature
 from .material import load_episodes
 from .own_data import held_out_part
 from .plots import to_uint8
-from .replay import record, to_float
+from .recordings import record
+from .replay import to_float
 from .runs import end_with_parent, generator
 from .settings import UserError
 from .speed import one_thread, side_by_side

@@ -19,9 +19,10 @@ from . import plots
 from .agent import build_dream, is_shipped, load_trained
 from .config import game_of, make_environment
 from .files import atomic_write
+from .imagination import rollout
 from .own_data import cut, held_out_part
 from .runs import generator, noted, read_metrics, read_run
-from .training import evaluate_policy, reenact, to_frames
+from .training import evaluate_policy, to_frames
 
 # %% ../nbs/A5_report.ipynb #e3710e71
 def embed(picture, alt):
@@ -56,9 +57,9 @@ def scenes(config, agent, seed=0):
         to_frames(list(episode.frames[window]), "cpu")[None],
         torch.as_tensor(episode.actions[window])[None],
     )
-    reconstruction, dreamt = reenact(
-        build_dream(agent, config), real, actions, generator(seed, "report")
-    )
+    dream, rng = build_dream(agent, config), generator(seed, "report")
+    dreamt = rollout(dream, real[:, 0], actions[:, :-1], rng).frames
+    reconstruction = agent.tokenizer.reconstruct(real)
     few = slice(0, None, max(1, real.shape[1] // 4))
     tokens = agent.tokenizer.encode(real[0, few])
     return (

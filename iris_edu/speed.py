@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .imagination import Dream, Rollout, imagine
+from .imagination import Dream, Trajectory, imagine
 from .runs import versions
 from iris_edu.training import (
     LEARNERS,
@@ -364,7 +364,7 @@ class Captured(Compiled):
 
         if shape not in self.recorded and not self.record(shape, roll, (start, *state), draw):
             return self.imagine(dream, policy, start, state, horizon, draw)
-        return Rollout(*self.recorded[shape]((start, *state), draw), state)
+        return Trajectory(*self.recorded[shape]((start, *state), draw), state)
 
     def record(self, shape, roll, inputs, draw):
         """Record the rollout and compare its tokens with plain ones.

@@ -7,13 +7,13 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'finished_returns', 'Lost', 'restore_collector', 'Draws', 'make_draws', 'Kept', 'frozen_views',
            'ExecutionPlan', 'Plain', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite',
            'diverged', 'kept', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch',
-           'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'evaluate_recorded', 'held_out',
-           'has_started', 'learns', 'replay_of', 'reenact', 'write_picture', 'second_process', 'background_evaluation',
-           'evaluate_checkpoint', 'try_background', 'make_parts', 'save', 'resume', 'check_data', 'data_sum',
-           'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings', 'Workshop',
-           'make_collector', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision',
-           'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'try_replay', 'begin',
-           'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict',
+           'revive', 'update_once', 'optimizer_step', 'autocast', 'evaluate_epoch', 'evaluate_agent',
+           'evaluate_recorded', 'held_out', 'has_started', 'learns', 'replay_of', 'write_picture', 'second_process',
+           'background_evaluation', 'evaluate_checkpoint', 'try_background', 'make_parts', 'save', 'resume',
+           'check_data', 'data_sum', 'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings',
+           'Workshop', 'make_collector', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed',
+           'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'try_replay',
+           'begin', 'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict',
            'config_from_dict', 'resolve', 'build_agent', 'build_dream', 'load_run', 'pick_device']
 
 # %% ../nbs/09_training.ipynb #c73754b4
@@ -24,8 +24,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -51,11 +52,10 @@ from iris_edu.config import (
 )
 from .envs import is_ours, num_actions
 from .files import atomic_write, make_folder, say, sentences, sweep
-from .imagination import imagine
+from .imagination import imagine, rollout
 from .own_data import Recorded
-from iris_edu.replay import (
+from iris_edu.recordings import (
     Recording,
-    Replay,
     ReplayError,
     concatenate,
     frames_digest,
@@ -63,8 +63,8 @@ from iris_edu.replay import (
     rebuild,
     replays,
     save_recording,
-    to_float,
 )
+from .replay import ReplayBuffer, to_float
 from iris_edu.runs import (
     Change,
     Header,
@@ -442,7 +442,7 @@ def world_model_losses(trainer, draw):
     """
     batch = trainer.batch("world_model", trainer.config.world_model.steps, draw)
     return trainer.agent.world_model.loss(
-        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.ends, batch.mask
+        trainer.tokens(batch.slots), batch.actions, batch.rewards, batch.dones, batch.mask
     )
 
 
@@ -670,27 +670,51 @@ def revive(trainer, update, draw):
 
 
 def update_once(trainer, name, draw):
-    """One optimiser step of one learner: gradients of `accumulate` parts of a batch, clipped.
+    """One optimiser step of one learner on a batch drawn from its memory.
 
     Returns its detached losses.
     """
-    learner, config, total = getattr(trainer.agent, name), trainer.config.training, {}
-    optimizer, scaler = trainer.optimizers[name], trainer.scalers[name]
-    optimizer.zero_grad(set_to_none=True)
-    for _ in range(config.accumulate):
-        with autocast(trainer):
-            losses = LOSSES[name](trainer, draw)
-        scaler.scale(sum(losses.values()) / config.accumulate).backward()
-        total = {
-            key: total.get(key, 0) + loss.detach() / config.accumulate
-            for key, loss in losses.items()
-        }
-    scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(learner.parameters(), config.max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
+    config = trainer.config.training
+    losses = optimizer_step(
+        getattr(trainer.agent, name),
+        trainer.optimizers[name],
+        lambda: LOSSES[name](trainer, draw),
+        trainer.scalers[name],
+        config.accumulate,
+        config.max_grad_norm,
+        autocast(trainer),
+    )
     if name == "tokenizer":
         trainer.forget()
+    return losses
+
+
+def optimizer_step(
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses_of: Callable[[], dict[str, torch.Tensor]],
+    scaler: torch.amp.GradScaler,
+    accumulate: int,
+    max_grad_norm: float,
+    autocast: AbstractContextManager,
+) -> dict[str, torch.Tensor]:
+    """One optimiser step on the sum of the losses, their gradient clipped to a norm.
+
+    losses_of() is called `accumulate` times under autocast and gives {name: scalar loss}; the step
+    follows the mean of their gradients. Returns the mean of each loss, detached.
+    """
+    total = {}
+    optimizer.zero_grad(set_to_none=True)
+    for _ in range(accumulate):
+        with autocast:
+            losses = losses_of()
+        scaler.scale(sum(losses.values()) / accumulate).backward()
+        for name, loss in losses.items():
+            total[name] = total.get(name, 0) + loss.detach() / accumulate
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(learner.parameters(), max_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
     return total
 
 
@@ -788,7 +812,7 @@ def held_out(agent, config, epoch, replay):
             agent.tokenizer.encode(to_float(batch.frames)),
             batch.actions,
             batch.rewards,
-            batch.ends,
+            batch.dones,
             batch.mask,
         )
     return {key: float(value) for key, value in metrics.items()}
@@ -807,7 +831,7 @@ def learns(config, name, epoch):
 
 def replay_of(played, config, device="cpu"):
     "A replay that holds the kept steps of evaluation episodes."
-    replay = Replay(
+    replay = ReplayBuffer(
         dataclasses.replace(config.replay, capacity=sum(len(e.actions) for e in played)),
         config.env.size,
         device,
@@ -822,18 +846,6 @@ def replay_of(played, config, device="cpu"):
 
 # %% ../nbs/09_training.ipynb #851afe50
 @torch.no_grad()
-def reenact(dream, frames, actions, draw):
-    """Reconstruction and dream, each (B,T,3,H,W), of real frames (B,T,3,H,W) under their true
-    actions (B,T) (Figure 3).
-    """
-    state, dreamt = dream.begin(frames[:, 0]), []
-    for t in range(frames.shape[1]):
-        dreamt.append(state.frames)
-        if t + 1 < frames.shape[1]:
-            state, _, _ = dream.step(state, actions[:, t], draw)
-    return dream.tokenizer.reconstruct(frames), torch.stack(dreamt, 1)
-
-
 def write_picture(agent, config, epoch, replay, run_dir):
     """Write pictures/epoch_NNNN.png into a run folder.
 
@@ -842,10 +854,10 @@ def write_picture(agent, config, epoch, replay, run_dir):
     draw = make_draws(config.seed, "pictures", epoch, device=replay.frames.device)
     batch = replay.sample(1, config.world_model.steps, draw.host)
     real = to_float(batch.frames)
-    rows = [
-        real[0],
-        *(row[0] for row in reenact(build_dream(agent, config), real, batch.actions, draw.device)),
-    ]
+    dreamt = rollout(
+        build_dream(agent, config), real[:, 0], batch.actions[:, :-1], draw.device
+    ).frames
+    rows = [real[0], agent.tokenizer.reconstruct(real)[0], dreamt[0]]
     atomic_write(
         Path(run_dir) / "pictures" / f"epoch_{epoch:04d}.png",
         lambda file: plots.strip(rows).save(file, format="PNG"),
@@ -1145,7 +1157,9 @@ class Workshop:
         set_precision(config.precision)
         part, self.versions = lambda name: maker(config, name), versions()
         self.return_estimator = resolve_returns(config)
-        self.replay = Replay(config.replay, config.env.size, self.device, part("segment_sampler")())
+        self.replay = ReplayBuffer(
+            config.replay, config.env.size, self.device, part("segment_sampler")()
+        )
         self.collector = make_collector(config, self.replay)
         self.agent = build_agent(config, self.collector.actions).to(self.device).eval()
         self.dream = build_dream(self.agent, config)

@@ -333,7 +333,7 @@ def tried(tokenizer, tokens, cell, codes):
 def futures(dream, starts, actions, seed=0):
     """Dreams from tokens (B,K) under the same actions int64 (T,) and the same dice.
 
-    Frames (B,T+1,3,H,W), rewards (B,T), endings (B,T).
+    Frames (B,T+1,3,H,W), rewards (B,T), dones (B,T).
     """
 
     def one(start):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WorldModelConfig', 'FrameActionLayout', 'masked_cross_entropy', 'sample_categorical', 'head', 'Heads',
-           'SequenceModel', 'Memory', 'Outcome', 'WorldModel', 'DynamicsModel', 'parameter_groups', 'SequenceLayout',
+           'SequenceModel', 'Memory', 'Prediction', 'WorldModel', 'DynamicsModel', 'parameter_groups', 'SequenceLayout',
            'HeadsLike']
 
 # %% ../nbs/06_world_model.ipynb #681c442c
@@ -194,10 +194,10 @@ class SequenceModel(nn.Module):
             self.heads.endings(at_actions),
         )
 
-    def loss(self, tokens, actions, rewards, ends, mask):
+    def loss(self, tokens, actions, rewards, dones, mask):
         """tokens int64 (B, T, K).
 
-        Actions, rewards, ends, mask (B, T) -> dict of the scalars transition, reward, ending (paper
+        Actions, rewards, dones, mask (B, T) -> dict of the scalars transition, reward, ending (paper
         2.2).
         """
         token_logits, reward_out, ending_logits = self(tokens, actions)
@@ -205,7 +205,7 @@ class SequenceModel(nn.Module):
         return dict(
             transition=masked_cross_entropy(token_logits, labels, labels >= 0),
             reward=self.heads.reward_loss(reward_out, rewards, mask),
-            ending=masked_cross_entropy(ending_logits, ends.long(), mask),
+            ending=masked_cross_entropy(ending_logits, dones.long(), mask),
         )
 
 # %% ../nbs/06_world_model.ipynb #e6c8edb4
@@ -219,7 +219,7 @@ class Memory(NamedTuple):
     pending: Tensor
 
 
-class Outcome(NamedTuple):
+class Prediction(NamedTuple):
     """What the world model says after an action.
 
     Head outputs for reward (B, 3 or 1), ending (B, 2) and first token (B, N).
@@ -249,7 +249,7 @@ class WorldModel(SequenceModel):
 
     @torch.no_grad()
     def act(self, memory, action):
-        "Reads the pending token and the action (B,) in one pass -> (Memory, Outcome)."
+        "Reads the pending token and the action (B,) in one pass -> (Memory, Prediction)."
         pending = self.layout.embed_tokens(memory.pending[:, None], self.layout.block - 2)
         y, cache = self.transformer(
             torch.cat([pending, self.layout.embed_actions(action[:, None])], 1), memory.cache
@@ -257,7 +257,7 @@ class WorldModel(SequenceModel):
         heads = (
             part(y[:, -1]) for part in (self.heads.rewards, self.heads.endings, self.heads.tokens)
         )
-        return Memory(cache, memory.pending), Outcome(*heads)
+        return Memory(cache, memory.pending), Prediction(*heads)
 
     @torch.no_grad()
     def extend(self, memory, token):
@@ -291,13 +291,13 @@ class WorldModel(SequenceModel):
             self.layout.context - memory.cache.length + self.layout.block - 2
         ) // self.layout.block
 
-    def sample_reward(self, outcome, generator):
+    def sample_reward(self, prediction, generator):
         "Reward float (B,): a sign drawn from its distribution, or the value for reward='mse'."
-        return self.heads.sample_reward(outcome.reward, generator)
+        return self.heads.sample_reward(prediction.reward, generator)
 
-    def sample_ending(self, outcome, generator):
+    def sample_ending(self, prediction, generator):
         "bool (B,), drawn from its distribution: True where the episode ends."
-        return sample_categorical(outcome.ending, generator).bool()
+        return sample_categorical(prediction.ending, generator).bool()
 
 # %% ../nbs/06_world_model.ipynb #c7868936
 class DynamicsModel(Protocol):
@@ -307,9 +307,9 @@ class DynamicsModel(Protocol):
     """
 
     def loss(
-        self, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor, mask: Tensor
+        self, tokens: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor, mask: Tensor
     ) -> dict:
-        """tokens (B, T, K), actions, rewards, ends, mask (B, T) -> scalars to be added up, for
+        """tokens (B, T, K), actions, rewards, dones, mask (B, T) -> scalars to be added up, for
         example transition, reward, ending.
         """
 
@@ -319,7 +319,7 @@ class DynamicsModel(Protocol):
         """
 
     def act(self, memory: tuple, action: Tensor) -> tuple:
-        "action (B,) -> (memory, Outcome)."
+        "action (B,) -> (memory, Prediction)."
 
     def extend(self, memory: tuple, token: Tensor) -> tuple:
         """The next token (B,) of the new frame, not the last -> (memory, logits (B, N) of the one
@@ -332,10 +332,10 @@ class DynamicsModel(Protocol):
     def room(self, memory: tuple) -> int:
         "How many calls of act still fit, asked between frames."
 
-    def sample_reward(self, outcome: Outcome, generator: torch.Generator) -> Tensor:
+    def sample_reward(self, prediction: Prediction, generator: torch.Generator) -> Tensor:
         "-> reward float (B,)."
 
-    def sample_ending(self, outcome: Outcome, generator: torch.Generator) -> Tensor:
+    def sample_ending(self, prediction: Prediction, generator: torch.Generator) -> Tensor:
         "-> bool (B,), True where the episode ends."
 
 # %% ../nbs/06_world_model.ipynb #6ec115d2

@@ -87,9 +87,10 @@ class Lab:
         )
 
     def notebook(self, name):
-        "The page of nbs/NAME.ipynb after all its cells have run."
+        "The page of the notebook NAME.ipynb, wherever below nbs, after all its cells have run."
         if name not in self.opened:
-            shutil.copy(ROOT / "nbs" / f"{name}.ipynb", self.folder)
+            [path] = (ROOT / "nbs").rglob(f"{name}.ipynb")
+            shutil.copy(path, self.folder)
             self.opened[name] = self.run(f"{name}.ipynb")
         return self.opened[name]
 

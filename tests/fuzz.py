@@ -33,7 +33,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, dashboard, evaluation, material, play, replay, store, tokenizer
+from iris_edu import agent, cli, dashboard, evaluation, material, play, recordings, store, tokenizer
 from iris_edu.config import (
     CHANGEABLE,
     LEARNERS,
@@ -199,8 +199,8 @@ def make_data():
     words = material.fingerprint("data/checkpoints/pong-16.safetensors")[1]
     facts = {"about": "a dream", "tokenizer": "pong-16", "tokenizer_sha256": words}
     material.save_trained("pong-dream", part("world_model"), config, facts)
-    recording = replay.load_recording("run/replay/epoch_0001.npz")
-    replay.save_recording("data/episodes/Pong.npz", recording)
+    recording = recordings.load_recording("run/replay/epoch_0001.npz")
+    recordings.save_recording("data/episodes/Pong.npz", recording)
     Path("data/learning").mkdir()
     Path("data/learning/small.csv").write_text(RETURNS)
     for file in ("episodes/Pong.npz", "learning/small.csv"):

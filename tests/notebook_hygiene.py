@@ -23,6 +23,12 @@ STAR = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.M)
 EMPTY_ALT = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt\s*=\s*[\"'][^\"']+)[^>]*>")
 
 
+def notebooks():
+    "Every notebook of the course, those of the library too."
+    found = sorted((ROOT / "nbs").rglob("*.ipynb"))
+    return [path for path in found if ".ipynb_checkpoints" not in path.parts]
+
+
 def texts(output):
     "The text a reader sees in one output: streams, tracebacks, plain text and HTML."
     data = output.get("data", {})
@@ -41,6 +47,9 @@ def output_problems(output):
         found.append("something was written to stderr")
     if output.output_type == "error":
         found.append(f"an error was saved: {output.ename}")
+    if "image/png" in output.get("data", {}):
+        if not output.metadata.get("image/png", {}).get("alt"):
+            found.append("a picture has no alt text")
     if PROGRESS.search(text):
         found.append("a progress bar was saved")
     if match := ADDRESS.search(text):
@@ -87,6 +96,17 @@ def clean_text(text):
     return ADDRESS.sub("", text.replace(f"{ROOT}/", "").replace(str(ROOT), "."))
 
 
+def described(output):
+    "The metadata of an output that stays: size and words of its picture; a widget says them itself."
+    if "image/png" not in output.get("data", {}):
+        return {}
+    about = output["metadata"].get("image/png", {})
+    words = "".join(output["data"].get("text/plain", ""))
+    if "alt" not in about and words and not words.startswith("<"):
+        about["alt"] = words
+    return {"image/png": {key: about[key] for key in ("alt", "width", "height") if key in about}}
+
+
 def clean_output(output):
     "One output made fit to be saved, or None when nothing of it is."
     if output.output_type == "stream" and output.name == "stderr":
@@ -94,7 +114,7 @@ def clean_output(output):
     if "execution_count" in output:
         output["execution_count"] = None
     if "metadata" in output:
-        output["metadata"] = {}
+        output["metadata"] = described(output)
     if "text" in output:
         output["text"] = clean_text(output["text"])
     data = output.get("data", {})
@@ -146,7 +166,7 @@ def main():
     parser.add_argument("--clean", action="store_true", help="clean the outputs they have")
     options = parser.parse_args()
     bad = 0
-    for path in options.notebooks or sorted((ROOT / "nbs").glob("*.ipynb")):
+    for path in options.notebooks or notebooks():
         if options.run:
             print(f"running {path.name}", flush=True)
             run(path)

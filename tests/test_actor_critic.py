@@ -16,7 +16,7 @@ from iris_edu.actor_critic import (
     lambda_returns,
     sample_actions,
 )
-from iris_edu.imagination import Rollout
+from iris_edu.imagination import Trajectory
 from iris_edu.settings import UserError
 
 TINY = ActorCriticConfig(channels=(4, 8), hidden=16, burn_in=3, horizon=6)
@@ -29,13 +29,13 @@ def tiny_policy(seed=0, actions=3):
 
 def tiny_rollout(policy, batch=4, horizon=6, seed=1, end_rate=0.2):
     g = torch.Generator().manual_seed(seed)
-    endings = torch.rand(batch, horizon - 1, generator=g) < end_rate
-    return Rollout(
+    dones = torch.rand(batch, horizon - 1, generator=g) < end_rate
+    return Trajectory(
         frames=torch.rand(batch, horizon, 3, 16, 16, generator=g),
         tokens=torch.zeros(batch, horizon, 4, dtype=torch.int64),
         actions=torch.randint(0, 3, (batch, horizon - 1), generator=g),
         rewards=torch.randint(-1, 2, (batch, horizon - 1), generator=g).float(),
-        endings=endings,
+        dones=dones,
         policy_state=tuple(torch.rand(batch, 16, generator=g) for _ in range(2)),
     )
 
@@ -52,7 +52,7 @@ def test_parameters_of_the_paper(actions, parameters):
 # --- returns
 
 
-def n_step(rewards, values, endings, discount, start, n):
+def n_step(rewards, values, dones, discount, start, n):
     """Sum of n discounted rewards from `start`, then the value.
 
     An ending cuts everything after it. Plain floats.
@@ -60,13 +60,13 @@ def n_step(rewards, values, endings, discount, start, n):
     total, factor = 0.0, 1.0
     for t in range(start, start + n):
         total += factor * rewards[t]
-        if endings[t]:
+        if dones[t]:
             return total
         factor *= discount
     return total + factor * values[start + n]
 
 
-def mixture(rewards, values, endings, discount, lam):
+def mixture(rewards, values, dones, discount, lam):
     "λ-returns by their meaning: a weighted mean of all n-step returns up to the end of the data."
     steps = len(rewards)
     out = []
@@ -75,7 +75,7 @@ def mixture(rewards, values, endings, discount, lam):
         weights = [(1 - lam) * lam ** (n - 1) for n in range(1, left)] + [lam ** (left - 1)]
         out.append(
             sum(
-                w * n_step(rewards, values, endings, discount, t, n + 1)
+                w * n_step(rewards, values, dones, discount, t, n + 1)
                 for n, w in enumerate(weights)
             )
         )
@@ -98,11 +98,11 @@ def trajectories(draw):
 @settings(max_examples=200, deadline=None)
 @given(trajectories())
 def test_lambda_returns_are_the_mixture_of_n_step_returns(trajectory):
-    rewards, values, endings, discount, lam = trajectory
+    rewards, values, dones, discount, lam = trajectory
     got = lambda_returns(
         torch.tensor([rewards]).double(),
         torch.tensor([values]).double(),
-        torch.tensor([endings]),
+        torch.tensor([dones]),
         discount,
         lam,
     )
@@ -113,14 +113,14 @@ def test_lambda_returns_are_the_mixture_of_n_step_returns(trajectory):
 def test_lambda_returns_at_the_paper_horizon_in_single_precision():
     g = torch.Generator().manual_seed(0)
     rewards, values = torch.randn(64, 19, generator=g), torch.randn(64, 20, generator=g)
-    endings = torch.rand(64, 19, generator=g) < 0.1
+    dones = torch.rand(64, 19, generator=g) < 0.1
     target = values[:, -1]
     want = []
     for t in reversed(range(19)):
-        target = rewards[:, t] + 0.995 * ~endings[:, t] * (0.05 * values[:, t + 1] + 0.95 * target)
+        target = rewards[:, t] + 0.995 * ~dones[:, t] * (0.05 * values[:, t + 1] + 0.95 * target)
         want.append(target)
     torch.testing.assert_close(
-        lambda_returns(rewards, values, endings, 0.995, 0.95),
+        lambda_returns(rewards, values, dones, 0.995, 0.95),
         torch.stack(want[::-1], 1),
         rtol=1e-5,
         atol=1e-5,
@@ -158,7 +158,7 @@ def step_by_step_loss(policy, rollout, config):
         targets = mixture(
             rollout.rewards[b].tolist(),
             plain,
-            rollout.endings[b].tolist(),
+            rollout.dones[b].tolist(),
             config.discount,
             config.lam,
         )
@@ -171,7 +171,7 @@ def step_by_step_loss(policy, rollout, config):
                 + (values[t] - targets[t]) ** 2
             )
             counted += 1
-            if rollout.endings[b, t] and not config.count_after_end:
+            if rollout.dones[b, t] and not config.count_after_end:
                 break
     return torch.stack(terms).sum() / counted
 
@@ -211,7 +211,7 @@ def spoil_after_end(rollout):
     """Change every reward and action after the first ending, but no frame (the network still reads
     frames in order).
     """
-    after = counted_steps(rollout.endings, False) == 0
+    after = counted_steps(rollout.dones, False) == 0
     assert after.any()
     return rollout._replace(
         rewards=torch.where(after, rollout.rewards + 7, rollout.rewards),
@@ -231,9 +231,9 @@ def test_steps_after_an_imagined_end(count_after_end, changed):
 
 
 def test_counted_steps_keep_the_step_that_ends():
-    endings = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
-    assert counted_steps(endings, False).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
-    assert counted_steps(endings, True).all()
+    dones = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    assert counted_steps(dones, False).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert counted_steps(dones, True).all()
 
 
 def test_losses_stay_finite_under_autocast():

@@ -6,7 +6,7 @@ SETUP = """import numpy as np
 from iris_edu.envs import make_env
 from iris_edu.futures import ManyFutures, RealityAgainstDream, ReturnExplorer
 from iris_edu.material import load_trained
-from iris_edu.replay import record
+from iris_edu.recordings import record
 catch, chance = load_trained("catch-small"), np.random.default_rng(0)
 fall = record(make_env(catch.config.env), lambda frame: chance.integers(3), steps=100)"""
 VIEWS = {

@@ -200,16 +200,16 @@ class Stored(ActorCritic):
         return logits, values, ()
 
 
-def endless(rewards, values, endings, discount, lam):
-    return lambda_returns(rewards, values, torch.zeros_like(endings), discount, lam)
+def endless(rewards, values, dones, discount, lam):
+    return lambda_returns(rewards, values, torch.zeros_like(dones), discount, lam)
 
 
-def backwards(rewards, values, endings, discount, lam):
+def backwards(rewards, values, dones, discount, lam):
     return rewards.cumsum(1) * discount + (1 - discount) * rewards
 
 
-def in_place(rewards, values, endings, discount, lam):
-    targets = lambda_returns(rewards, values, endings, discount, lam)
+def in_place(rewards, values, dones, discount, lam):
+    targets = lambda_returns(rewards, values, dones, discount, lam)
     rewards.zero_()
     return targets
 

@@ -25,7 +25,7 @@ from iris_edu.exchange import (
     recordings_in,
 )
 from iris_edu.own_data import import_recordings
-from iris_edu.replay import concatenate, load_recording
+from iris_edu.recordings import concatenate, load_recording
 from iris_edu.runs import CHECKPOINT
 from iris_edu.settings import UserError
 from iris_edu.training import train

@@ -9,7 +9,7 @@ from iris_edu import futures as f
 from iris_edu.actor_critic import lambda_returns
 from iris_edu.envs import make_env
 from iris_edu.material import load_episodes, load_trained
-from iris_edu.replay import Recording, record
+from iris_edu.recordings import Recording, record
 from iris_edu.settings import UserError
 from iris_edu.widgets import View
 
@@ -174,17 +174,17 @@ def test_equal_futures_are_counted():
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.95, 1.0])
 def test_a_lambda_return_is_a_mixture_of_n_step_returns(lam):
     draw = torch.Generator().manual_seed(0)
-    rewards, values, endings = (
+    rewards, values, dones = (
         torch.randn(7, generator=draw),
         torch.randn(8, generator=draw),
         torch.rand(7, generator=draw) < 0.2,
     )
-    targets = lambda_returns(rewards[None], values[None], endings[None], 0.9, lam)[0]
+    targets = lambda_returns(rewards[None], values[None], dones[None], 0.9, lam)[0]
     for step in range(7):
         weights = f.n_step_weights(7 - step, lam)
         torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
         torch.testing.assert_close(
-            (weights * f.n_step_returns(rewards, values, endings, 0.9, step)).sum(), targets[step]
+            (weights * f.n_step_returns(rewards, values, dones, 0.9, step)).sum(), targets[step]
         )
 
 
@@ -269,7 +269,7 @@ def test_mistakes_in_the_tree_are_sentences(tree):
     assert tree.voice.wrong and "real frame" in tree.voice.status
     press(tree.tree, 0)
     assert tree.voice.wrong and "stands already" in tree.voice.status
-    tree.futures.endings[0, 0] = True
+    tree.futures.dones[0, 0] = True
     press(tree.tree, 2)
     assert tree.voice.wrong and "over by then" in tree.voice.status and len(tree.path) == 1
     tree.budget = 5
@@ -330,7 +330,7 @@ def test_own_numbers_and_mistakes_in_them():
     view = f.ReturnExplorer()
     assert view.trajectory.rewards.tolist() == [0, 0, 1]
     view.lines["ends after"].value = "1"
-    assert view.trajectory.endings.tolist() == [False, True, False]
+    assert view.trajectory.dones.tolist() == [False, True, False]
     for line, text, words in (
         ("rewards", "0, one", "must hold numbers"),
         ("rewards", "0, 1", "3 values"),

@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from iris_edu.actor_critic import ActorCritic, ActorCriticConfig
-from iris_edu.imagination import CategoricalSampler, Dream, DreamEnv, ImaginationConfig, imagine
+from iris_edu.imagination import (
+    CategoricalSampler,
+    Dream,
+    DreamEnv,
+    ImaginationConfig,
+    imagine,
+    rollout,
+)
 from iris_edu.settings import UserError
 from iris_edu.transformer import TransformerConfig
 from iris_edu.world_model import WorldModel, WorldModelConfig
@@ -63,6 +70,16 @@ def generator(seed=0):
 
 def real_frames(batch=3, seed=0):
     return torch.rand(batch, 3, 8, 8, generator=generator(seed))
+
+
+def columns(trajectory):
+    "Its tensors, without the policy's state."
+    return [part for part in trajectory._replace(policy_state=None) if part is not None]
+
+
+def same(first, second):
+    "Whether two trajectories are equal bit for bit."
+    return all(a.equal(b) for a, b in zip(columns(first), columns(second), strict=True))
 
 
 def count_calls(model, names, log):
@@ -125,8 +142,7 @@ def test_same_seed_same_dream_and_another_seed_another():
         imagine(dream, policy, frames, policy.initial_state(8), 9, generator(seed))
         for seed in (4, 4, 5)
     ]
-    for first, second in zip(runs[0][:5], runs[1][:5]):
-        assert first.equal(second)
+    assert same(runs[0], runs[1])
     assert not runs[0].tokens.equal(runs[2].tokens)
 
 
@@ -139,22 +155,22 @@ def test_the_global_generator_is_not_touched():
 
 def test_shapes_and_types_of_a_rollout():
     policy = make_policy()
-    rollout = imagine(make_dream(), policy, real_frames(), policy.initial_state(3), 7, generator())
-    assert rollout.frames.shape == (3, 7, 3, 8, 8) and rollout.tokens.shape == (3, 7, K)
-    assert rollout.actions.shape == rollout.rewards.shape == rollout.endings.shape == (3, 6)
+    dreamt = imagine(make_dream(), policy, real_frames(), policy.initial_state(3), 7, generator())
+    assert dreamt.frames.shape == (3, 7, 3, 8, 8) and dreamt.tokens.shape == (3, 7, K)
+    assert dreamt.actions.shape == dreamt.rewards.shape == dreamt.dones.shape == (3, 6)
     assert (
-        rollout.actions.dtype == torch.int64
-        and rollout.rewards.dtype == torch.float32
-        and rollout.endings.dtype == torch.bool
+        dreamt.actions.dtype == torch.int64
+        and dreamt.rewards.dtype == torch.float32
+        and dreamt.dones.dtype == torch.bool
     )
-    assert set(rollout.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
+    assert set(dreamt.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
 
 
 def test_rollouts_never_need_gradient():
     policy = make_policy()
     frames = real_frames().requires_grad_()
-    rollout = imagine(make_dream(), policy, frames, policy.initial_state(3), 7, generator())
-    assert not any(part.requires_grad for part in rollout[:5])
+    dreamt = imagine(make_dream(), policy, frames, policy.initial_state(3), 7, generator())
+    assert not any(part.requires_grad for part in columns(dreamt))
 
 
 def passes_of(dream, run):
@@ -265,11 +281,135 @@ def test_the_dream_follows_the_world_model():
     """
     dream = make_dream(steps=6, top_k=1)
     policy = make_policy()
-    rollout = imagine(dream, policy, real_frames(), policy.initial_state(3), 6, generator())
-    padded = torch.cat([rollout.actions, torch.zeros(3, 1, dtype=torch.int64)], 1)
+    dreamt = imagine(dream, policy, real_frames(), policy.initial_state(3), 6, generator())
+    padded = torch.cat([dreamt.actions, torch.zeros(3, 1, dtype=torch.int64)], 1)
     with torch.no_grad():
-        logits = dream.world_model(rollout.tokens, padded)[0]
-    assert logits.argmax(-1)[:, K - 1 : -1].equal(rollout.tokens[:, 1:].flatten(1))
+        logits = dream.world_model(dreamt.tokens, padded)[0]
+    assert logits.argmax(-1)[:, K - 1 : -1].equal(dreamt.tokens[:, 1:].flatten(1))
+
+
+# --- open-loop rollouts
+
+
+def by_hand(dream, start, actions, rng):
+    "What a loop over `Dream.step` draws: the states, the rewards and the dones."
+    states, rewards, dones = [dream.begin(start)], [], []
+    for action in actions.unbind(1):
+        state, reward, done = dream.step(states[-1], action, rng)
+        states.append(state)
+        rewards.append(reward)
+        dones.append(done)
+    return states, rewards, dones
+
+
+def some_actions(batch, steps):
+    return torch.randint(0, A, (batch, steps), generator=generator(2))
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_rollout_is_the_loop_over_steps_with_the_same_draws(keep):
+    dream, actions = make_dream(keep_frames=keep), some_actions(3, 9)
+    mine, theirs = generator(4), generator(4)
+    dreamt = rollout(dream, real_frames(), actions, mine)
+    states, rewards, dones = by_hand(dream, real_frames(), actions, theirs)
+    assert dreamt.frames.equal(torch.stack([state.frames for state in states], 1))
+    assert dreamt.tokens.equal(torch.stack([state.tokens for state in states], 1))
+    assert dreamt.rewards.equal(torch.stack(rewards, 1))
+    assert dreamt.dones.equal(torch.stack(dones, 1))
+    assert dreamt.actions.equal(actions) and dreamt.policy_state is None
+    assert torch.equal(mine.get_state(), theirs.get_state())
+
+
+def test_given_actions_and_a_function_that_returns_them_dream_the_same():
+    dream, actions, seen = make_dream(), some_actions(3, 6), []
+
+    def choose(step, state):
+        seen.append((step, state.tokens))
+        return actions[:, step]
+
+    given = rollout(dream, real_frames(), actions, generator())
+    chosen = rollout(dream, real_frames(), choose, generator(), steps=6)
+    assert same(given, chosen)
+    assert [step for step, _ in seen] == list(range(6))
+    assert torch.stack([tokens for _, tokens in seen], 1).equal(given.tokens[:, :-1])
+
+
+def test_a_policy_dreams_as_its_actions_given_by_hand_do():
+    """The generator serves policy and dream in turns, so the actions are compared without it."""
+    dream, policy = make_dream(top_k=1), make_policy()
+    dream.world_model.sample_reward = lambda out, rng: torch.zeros(len(out.token))
+    dream.world_model.sample_ending = lambda out, rng: torch.zeros(len(out.token)).bool()
+    state = policy.initial_state(3)
+    acted = imagine(dream, policy, real_frames(), state, 7, generator())
+    assert acted.policy_state is state
+    given = rollout(dream, real_frames(), acted.actions, generator(9))
+    assert same(acted, given)
+
+
+class Undrawable(PatchTokenizer):
+    def decode(self, tokens):
+        raise AssertionError("nobody looks at this dream")
+
+
+class TokenReader:
+    "A policy that reads tokens: the sum of a frame's tokens chooses the action."
+
+    reads = "tokens"
+
+    def __call__(self, tokens, state):
+        assert tokens.dtype == torch.int64
+        logits = nn.functional.one_hot(tokens.sum(-1) % A, A) * 50.0
+        return logits, torch.zeros(len(tokens)), state
+
+
+def test_without_decoding_everything_else_is_the_same_and_no_decoder_runs():
+    dream, actions = make_dream(), some_actions(3, 9)
+    blind = Dream(Undrawable().eval(), dream.world_model, config=dream.config)
+    seen = rollout(dream, real_frames(), actions, generator())
+    unseen = rollout(blind, real_frames(), actions, generator(), decode=False)
+    assert unseen.frames is None
+    assert same(seen._replace(frames=None), unseen)
+    assert blind.decode  # the dream itself was not changed
+
+
+def test_a_policy_that_reads_tokens_needs_no_decoder():
+    blind = Dream(Undrawable().eval(), make_world_model())
+    dreamt = imagine(blind, TokenReader(), real_frames(), None, 6, generator())
+    assert dreamt.frames is None
+    assert dreamt.actions.equal(dreamt.tokens[:, :-1].sum(-1) % A)
+
+
+def test_a_context_of_several_frames_is_read_at_the_start():
+    dream, tokens = make_dream(keep_frames=3), torch.randint(0, N, (2, 4, K), generator=generator())
+    actions, seen = some_actions(2, 3), []
+    begin = dream.world_model.begin
+    dream.world_model.begin = lambda *given: seen.append(given) or begin(*given)
+    state = dream.begin(tokens, actions)
+    assert seen[0][0].equal(tokens[:, 1:]) and seen[0][1].equal(actions[:, 1:])
+    assert state.history_tokens.equal(tokens[:, 1:]) and state.history_actions.equal(actions[:, 1:])
+    assert state.tokens.equal(tokens[:, -1])
+    dreamt = rollout(dream, state, some_actions(2, 5), generator())
+    assert dreamt.tokens.shape == (2, 6, K) and dreamt.tokens[:, 0].equal(tokens[:, -1])
+
+
+def test_with_one_kept_frame_a_context_is_its_last_frame():
+    dream, tokens = make_dream(), torch.randint(0, N, (2, 4, K), generator=generator())
+    known, alone = dream.begin(tokens, some_actions(2, 3)), dream.begin(tokens[:, -1])
+    actions = some_actions(2, 5)
+    assert same(
+        rollout(dream, known, actions, generator()), rollout(dream, alone, actions, generator())
+    )
+
+
+def test_a_rollout_of_no_steps_is_its_first_frame():
+    dreamt = rollout(make_dream(), real_frames(), some_actions(3, 0), generator())
+    assert dreamt.frames.shape == (3, 1, 3, 8, 8) and dreamt.tokens.shape == (3, 1, K)
+    for column, kind in (
+        (dreamt.actions, torch.int64),
+        (dreamt.rewards, torch.float32),
+        (dreamt.dones, torch.bool),
+    ):
+        assert column.shape == (3, 0) and column.dtype == kind
 
 
 # --- the environment and bad input
@@ -302,6 +442,20 @@ def test_bad_input():
     dream = make_dream()
     with pytest.raises(UserError, match="to_float"):
         dream.begin(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    tokens = torch.zeros(1, 3, K, dtype=torch.int64)
+    for start, actions in [
+        (tokens, None),
+        (tokens, some_actions(1, 3)),
+        (tokens, some_actions(2, 2)),
+        (tokens.int(), some_actions(1, 2)),
+        (torch.zeros(3, 8, 8), None),
+        (torch.zeros(K, dtype=torch.int64), None),
+        (torch.zeros(1, 3, 8, 8), some_actions(1, 2)),
+    ]:
+        with pytest.raises(UserError, match="starts from"):
+            dream.begin(start, actions)
+    with pytest.raises(UserError, match="steps"):
+        rollout(dream, real_frames(), lambda step, state: torch.zeros(3).long(), generator())
     with pytest.raises(UserError, match="reset"):
         DreamEnv(dream, generator()).step([0])
     with pytest.raises(UserError, match="horizon"):

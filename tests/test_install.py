@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import notebook_hygiene
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,7 +185,10 @@ def cells(path):
     ]
 
 
-MODULES = {path.stem: path.read_text() for path in (ROOT / "iris_edu").glob("*.py")}
+MODULES = {
+    ".".join(path.relative_to(ROOT / "iris_edu").with_suffix("").parts): path.read_text()
+    for path in (ROOT / "iris_edu").rglob("*.py")
+}
 DRAWING = ("plots", "widgets", "futures", "predictions", "play", "dashboard")
 READING = ("sources", "exchange")  # what they read needs the extra `data`
 # other people's environments
@@ -205,7 +209,7 @@ def test_every_import_of_the_package_is_declared(declared):
 def test_every_import_of_a_notebook_is_declared(declared):
     notebooks = {
         path.stem: imported(*cells(path)) - EXAMPLES - declared("data")
-        for path in (ROOT / "nbs").glob("*.ipynb")
+        for path in notebook_hygiene.notebooks()
     }
     assert notebooks.pop("A10_play") <= declared("lab")
     assert {

@@ -26,7 +26,8 @@ from iris_edu.material import (
     state,
     train_tokenizer,
 )
-from iris_edu.replay import Recording, load_recording, rebuild, to_float
+from iris_edu.recordings import Recording, load_recording, rebuild
+from iris_edu.replay import to_float
 from iris_edu.runs import checkpoint_sum, read_checkpoint
 from iris_edu.settings import UserError, load_settings
 from iris_edu.store import SHIPPED

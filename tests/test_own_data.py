@@ -27,7 +27,8 @@ from iris_edu.own_data import (
     load_recordings,
 )
 from iris_edu.play import Game, opened
-from iris_edu.replay import Replay, ReplayConfig, concatenate
+from iris_edu.recordings import concatenate
+from iris_edu.replay import ReplayBuffer, ReplayConfig
 from iris_edu.runs import read_metrics, read_run
 from iris_edu.settings import UserError
 from iris_edu.sources import frames_before, read_steps
@@ -318,7 +319,7 @@ def test_long_recordings_become_several_files_that_go_on_with_the_game(tmp_path,
         [500],
         [],
     ]
-    replay = Replay(ReplayConfig(capacity=3000), 8)
+    replay = ReplayBuffer(ReplayConfig(capacity=3000), 8)
     for recording in load_recordings(tmp_path / "made"):
         replay.extend(recording)
     assert replay.lengths.tolist() == [1500, 800]
@@ -570,7 +571,7 @@ def test_the_last_tenth_is_held_out(begins, steps, first):
 def test_no_step_is_learnt_from_and_held_out(tmp_path):
     arrays = game(200, 16, 10)
     import_recordings(npz(tmp_path / "game.npz", **arrays), tmp_path / "made", 16)
-    replay = Replay(ReplayConfig(capacity=300), 16)
+    replay = ReplayBuffer(ReplayConfig(capacity=300), 16)
     recorded = Recorded(tmp_path / "made", replay, 16)
     assert (replay.num_steps, recorded.held_out.num_steps, recorded.actions) == (180, 20, 3)
     assert (replay.num_episodes, recorded.held_out.num_episodes) == (18, 2)
@@ -620,7 +621,7 @@ def test_a_damaged_folder_is_refused(tmp_path, damage):
     import_recordings(npz(tmp_path / "game.npz", **game(size=16)), tmp_path / "made", 16)
     spoil_folder()[damage](tmp_path / "made")
     with pytest.raises(UserError, match="iris-edu import"):
-        Recorded(tmp_path / "made", Replay(ReplayConfig(capacity=100), 16), 16)
+        Recorded(tmp_path / "made", ReplayBuffer(ReplayConfig(capacity=100), 16), 16)
 
 
 # --- a run

@@ -31,7 +31,7 @@ from iris_edu.predictions import (
     rescale,
     with_means,
 )
-from iris_edu.replay import record
+from iris_edu.recordings import record
 from iris_edu.settings import UserError
 from iris_edu.transformer import CausalAttention, TransformerConfig
 from iris_edu.widgets import Gallery, action_names

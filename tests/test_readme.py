@@ -11,7 +11,7 @@ def readme():
     "The Markdown of the index, with links that start in the project's root."
     cells = json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"]
     text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    text = re.sub(r"\]\((?=\w+\.ipynb|images/)", "](nbs/", text)
+    text = re.sub(r"\]\((?=[\w/]+\.ipynb|images/)", "](nbs/", text)
     return text.replace("](../", "](") + "\n"
 
 

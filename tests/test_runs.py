@@ -18,7 +18,8 @@ from iris_edu import cli, training
 from iris_edu.config import make_environment
 from iris_edu.dashboard import Dashboard, summary
 from iris_edu.envs import EnvConfig, make_env
-from iris_edu.replay import Recording, Replay, ReplayConfig, load_recording, record, save_recording
+from iris_edu.recordings import Recording, load_recording, record, save_recording
+from iris_edu.replay import ReplayBuffer, ReplayConfig
 from iris_edu.report import write_report
 from iris_edu.runs import (
     append_metrics,
@@ -270,7 +271,7 @@ def test_without_one_recording_the_others_are_all_there(tmp_path, lost, storage)
 def test_a_gap_ends_the_episode_before_it():
     env = make_environment(MICRO, train=True)
     one, two = (record(env, lambda frame: 1, 12, seed) for seed in (1, 2))
-    collector = Collector(env, Replay(ReplayConfig(capacity=100), MICRO.env.size), 0)
+    collector = Collector(env, ReplayBuffer(ReplayConfig(capacity=100), MICRO.env.size), 0)
     restore_collector(collector, [one, Lost(12), two])
     assert (
         collector.replay.lengths.tolist() == [12, 12]

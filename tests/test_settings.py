@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import nbformat
+import notebook_hygiene
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -27,7 +28,7 @@ from iris_edu.settings import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = [path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if path.name != "index.ipynb"]
+CHAPTERS = [path for path in notebook_hygiene.notebooks() if path.name != "index.ipynb"]
 MINE = Settings(repository="me/course", branch="fix/one")
 
 

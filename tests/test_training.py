@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from iris_edu import cli, replay, runs
+from iris_edu import cli, recordings, runs
 from iris_edu.config import make_environment
 from iris_edu.envs import Catch, make_env
 from iris_edu.evaluation import evaluate_run
-from iris_edu.replay import load_recording
+from iris_edu.recordings import load_recording
 from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics, read_run
 from iris_edu.scores import score_report
 from iris_edu.settings import UserError
@@ -476,7 +476,7 @@ def test_pickles_are_never_executed(finished, tmp_path, capsys):
     assert shell(f"evaluate {finished} --episodes 1", capsys)[0] == 2
     np.savez(finished / "replay" / "epoch_0001.npz", actions=np.array([Bomb()], dtype=object))
     with pytest.raises(UserError):
-        replay.load_recording(finished / "replay" / "epoch_0001.npz")
+        recordings.load_recording(finished / "replay" / "epoch_0001.npz")
     assert not (tmp_path / "exploded").exists()
 
 

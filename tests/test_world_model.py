@@ -13,7 +13,7 @@ from iris_edu.transformer import TransformerConfig
 from iris_edu.world_model import (
     FrameActionLayout,
     Heads,
-    Outcome,
+    Prediction,
     WorldModel,
     WorldModelConfig,
     parameter_groups,
@@ -36,7 +36,7 @@ def build(tokens_per_frame=4, reward="sign", **parts):
 
 
 def segment(batch=2, steps=STEPS, tokens_per_frame=4):
-    "Random tokens, actions, rewards, ends and a full mask."
+    "Random tokens, actions, rewards, dones and a full mask."
     return (
         torch.randint(N, (batch, steps, tokens_per_frame)),
         torch.randint(A, (batch, steps)),
@@ -116,31 +116,31 @@ def test_shapes_that_do_not_interleave(tokens, actions):
 
 def test_loss_against_brute_force():
     "Every prediction of every real position, one by one."
-    model, (tokens, actions, rewards, ends, mask) = build(), segment()
+    model, (tokens, actions, rewards, dones, mask) = build(), segment()
     mask[1, 3:] = False
     logits, reward, ending = model(tokens, actions)
     terms = dict(transition=[], reward=[], ending=[])
     for b, t in mask.nonzero().tolist():
         terms["reward"].append(F.cross_entropy(reward[b, t], rewards[b, t].sign().long() + 1))
-        terms["ending"].append(F.cross_entropy(ending[b, t], ends[b, t].long()))
+        terms["ending"].append(F.cross_entropy(ending[b, t], dones[b, t].long()))
         for k in range(4):
             if (t, k) == (0, 0):
                 continue
             terms["transition"].append(F.cross_entropy(logits[b, t * 4 + k - 1], tokens[b, t, k]))
-    losses = model.loss(tokens, actions, rewards, ends, mask)
+    losses = model.loss(tokens, actions, rewards, dones, mask)
     for name, parts in terms.items():
         assert_close(losses[name], torch.stack(parts).mean())
 
 
 @pytest.mark.parametrize("reward", ["sign", "mse"])
 def test_padding_changes_nothing(reward):
-    model, (tokens, actions, rewards, ends, mask) = build(reward=reward), segment()
+    model, (tokens, actions, rewards, dones, mask) = build(reward=reward), segment()
     mask[:, 3:] = False
-    losses = model.loss(tokens, actions, rewards, ends, mask)
-    tokens[:, 3:], actions[:, 3:], rewards[:, 3:], ends[:, 3:] = 0, 0, 7.0, True
-    for name, value in model.loss(tokens, actions, rewards, ends, mask).items():
+    losses = model.loss(tokens, actions, rewards, dones, mask)
+    tokens[:, 3:], actions[:, 3:], rewards[:, 3:], dones[:, 3:] = 0, 0, 7.0, True
+    for name, value in model.loss(tokens, actions, rewards, dones, mask).items():
         assert_close(value, losses[name])
-    short = model.loss(tokens[:, :3], actions[:, :3], rewards[:, :3], ends[:, :3], mask[:, :3])
+    short = model.loss(tokens[:, :3], actions[:, :3], rewards[:, :3], dones[:, :3], mask[:, :3])
     for name, value in short.items():
         assert_close(value, losses[name])
 
@@ -199,27 +199,31 @@ def test_dreams_leave_no_graph():
 
 
 def test_mse_predicts_the_value():
-    model, (tokens, actions, rewards, ends, mask) = build(reward="mse"), segment()
+    model, (tokens, actions, rewards, dones, mask) = build(reward="mse"), segment()
     out = model(tokens, actions)[1]
     assert out.shape == (2, STEPS, 1)
     assert_close(
-        model.loss(tokens, actions, rewards, ends, mask)["reward"], F.mse_loss(out[..., 0], rewards)
+        model.loss(tokens, actions, rewards, dones, mask)["reward"],
+        F.mse_loss(out[..., 0], rewards),
     )
-    _, outcome = model.act(model.begin(tokens[:, :1]), actions[:, 0])
-    assert torch.equal(model.sample_reward(outcome, torch.Generator()), outcome.reward[:, 0])
+    _, prediction = model.act(model.begin(tokens[:, :1]), actions[:, 0])
+    assert torch.equal(model.sample_reward(prediction, torch.Generator()), prediction.reward[:, 0])
 
 
 def test_samples_follow_the_distribution():
     model, generator = build(), torch.Generator().manual_seed(0)
     logits, end = torch.tensor([0.2, 0.5, 0.3]).log(), torch.tensor([0.9, 0.1]).log()
-    outcome = Outcome(logits.expand(20_000, 3), end.expand(20_000, 2), None)
-    rewards, ends = model.sample_reward(outcome, generator), model.sample_ending(outcome, generator)
+    prediction = Prediction(logits.expand(20_000, 3), end.expand(20_000, 2), None)
+    rewards, dones = (
+        model.sample_reward(prediction, generator),
+        model.sample_ending(prediction, generator),
+    )
     counts = torch.stack([(rewards == r).float().mean() for r in (-1, 0, 1)])
     assert_close(counts, torch.tensor([0.2, 0.5, 0.3]), atol=0.02, rtol=0)
     assert (
         rewards.dtype == torch.float32
-        and ends.dtype == torch.bool
-        and abs(ends.float().mean() - 0.1) < 0.01
+        and dones.dtype == torch.bool
+        and abs(dones.float().mean() - 0.1) < 0.01
     )
 
 
@@ -260,7 +264,9 @@ class RecurrentModel(nn.Module):
 
     def act(self, memory, action):
         state, y = self.read(memory[0], action[:, None] + self.vocabulary)
-        return (state,), Outcome(self.heads.rewards(y), self.heads.endings(y), self.heads.tokens(y))
+        return (state,), Prediction(
+            self.heads.rewards(y), self.heads.endings(y), self.heads.tokens(y)
+        )
 
     def extend(self, memory, token):
         state, y = self.read(memory[0], token[:, None])
@@ -279,25 +285,25 @@ class RecurrentModel(nn.Module):
 def dream(model, tokens, actions, generator):
     """Written against the protocol DynamicsModel alone.
 
-    Rewards (B, T), endings (B, T), last frame (B, K).
+    Rewards (B, T), dones (B, T), last frame (B, K).
     """
-    memory, rewards, endings = model.begin(tokens), [], []
+    memory, rewards, dones = model.begin(tokens), [], []
     for action in actions.unbind(1):
         memory, out = model.act(memory, action)
         rewards.append(model.sample_reward(out, generator))
-        endings.append(model.sample_ending(out, generator))
+        dones.append(model.sample_ending(out, generator))
         frame = [sample_categorical(out.token, generator)]
         for _ in range(tokens.shape[2] - 1):
             memory, logits = model.extend(memory, frame[-1])
             frame.append(sample_categorical(logits, generator))
         memory = model.finish(memory, frame[-1])
-    return torch.stack(rewards, 1), torch.stack(endings, 1), torch.stack(frame, 1)
+    return torch.stack(rewards, 1), torch.stack(dones, 1), torch.stack(frame, 1)
 
 
 @pytest.mark.parametrize("model", [build(), RecurrentModel(16, N, A)], ids=["Transformer", "GRU"])
 def test_one_dream_for_any_dynamics_model(model):
     tokens, actions, *_ = segment(steps=3)
-    rewards, endings, frame = dream(model, tokens[:, :1], actions, torch.Generator().manual_seed(0))
-    assert rewards.shape == endings.shape == (2, 3) and frame.shape == (2, 4)
+    rewards, dones, frame = dream(model, tokens[:, :1], actions, torch.Generator().manual_seed(0))
+    assert rewards.shape == dones.shape == (2, 3) and frame.shape == (2, 4)
     again = dream(model, tokens[:, :1], actions, torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(again, (rewards, endings, frame)))
+    assert all(torch.equal(a, b) for a, b in zip(again, (rewards, dones, frame)))
