@@ -1360,6 +1360,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'iris_edu/views/gallery.py'),
                                         'iris_edu.views.gallery.Gallery.clear': ( 'library/views/gallery.html#gallery.clear',
                                                                                   'iris_edu/views/gallery.py'),
+                                        'iris_edu.views.gallery.Gallery.picture': ( 'library/views/gallery.html#gallery.picture',
+                                                                                    'iris_edu/views/gallery.py'),
                                         'iris_edu.views.gallery.Gallery.pictures': ( 'library/views/gallery.html#gallery.pictures',
                                                                                      'iris_edu/views/gallery.py'),
                                         'iris_edu.views.gallery.Gallery.show': ( 'library/views/gallery.html#gallery.show',

@@ -21,9 +21,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 import iris_edu
 from ..config import Config, make_environment
+from ..drawing import Picture
 from ..own_data import read_dataset
 from ..plots import to_uint8
-from ..replay import Recording, to_float
+from ..recordings import Recording
+from ..replay import to_float
 from ..settings import UserError
 
 # %% auto #0
@@ -100,6 +102,11 @@ class Gallery(anywidget.AnyWidget):
     def snapshot(self) -> Image.Image:
         "The gallery as a PIL image, with its texts."
         return draw_gallery(self)
+
+    def picture(self) -> Picture:
+        "The snapshot with words beside it: title, status, and labels or texts."
+        words = [self.title, self.status, *(self.labels or self.texts)]
+        return Picture(self.snapshot(), ", ".join(" ".join(word.split()) for word in words if word))
 
 # %% ../../nbs/library/views/gallery.ipynb #53b79a04
 INK, CHOSEN, MARKED, WRONG = "#222222", "#0072B2", "#E69F00", "#B04000"
