@@ -7,13 +7,13 @@ __all__ = ['LOSSES', 'EVENTS', 'build_optimizers', 'of_learner', 'to_frames', 'C
            'finished_returns', 'Lost', 'restore_collector', 'Draws', 'make_draws', 'Kept', 'frozen_views',
            'ExecutionPlan', 'Plain', 'tokenizer_losses', 'world_model_losses', 'actor_critic_losses', 'check_finite',
            'diverged', 'kept', 'Played', 'evaluate_policy', 'collect_epoch', 'experience_path', 'update_epoch',
-           'revive', 'update_once', 'autocast', 'evaluate_epoch', 'evaluate_agent', 'evaluate_recorded', 'held_out',
-           'has_started', 'learns', 'replay_of', 'write_picture', 'second_process', 'background_evaluation',
-           'evaluate_checkpoint', 'try_background', 'make_parts', 'save', 'resume', 'check_data', 'data_sum',
-           'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings', 'Workshop',
-           'make_collector', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed', 'set_precision',
-           'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'try_replay', 'begin',
-           'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict',
+           'revive', 'update_once', 'optimizer_step', 'autocast', 'evaluate_epoch', 'evaluate_agent',
+           'evaluate_recorded', 'held_out', 'has_started', 'learns', 'replay_of', 'write_picture', 'second_process',
+           'background_evaluation', 'evaluate_checkpoint', 'try_background', 'make_parts', 'save', 'resume',
+           'check_data', 'data_sum', 'check_optimizers', 'parameters_of', 'restore_scale', 'with_changes', 'recordings',
+           'Workshop', 'make_collector', 'make_execution', 'callback_maker', 'resolve_returns', 'Trainer', 'timed',
+           'set_precision', 'pick_execution', 'Callback', 'Progress', 'summary', 'TensorBoard', 'train', 'try_replay',
+           'begin', 'open_run', 'smaller', 'keep_memory', 'PRESETS', 'LEARNERS', 'Config', 'Agent', 'config_to_dict',
            'config_from_dict', 'resolve', 'build_agent', 'build_dream', 'load_run', 'pick_device']
 
 # %% ../nbs/09_training.ipynb #c73754b4
@@ -24,8 +24,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -669,27 +670,51 @@ def revive(trainer, update, draw):
 
 
 def update_once(trainer, name, draw):
-    """One optimiser step of one learner: gradients of `accumulate` parts of a batch, clipped.
+    """One optimiser step of one learner on a batch drawn from its memory.
 
     Returns its detached losses.
     """
-    learner, config, total = getattr(trainer.agent, name), trainer.config.training, {}
-    optimizer, scaler = trainer.optimizers[name], trainer.scalers[name]
-    optimizer.zero_grad(set_to_none=True)
-    for _ in range(config.accumulate):
-        with autocast(trainer):
-            losses = LOSSES[name](trainer, draw)
-        scaler.scale(sum(losses.values()) / config.accumulate).backward()
-        total = {
-            key: total.get(key, 0) + loss.detach() / config.accumulate
-            for key, loss in losses.items()
-        }
-    scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(learner.parameters(), config.max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
+    config = trainer.config.training
+    losses = optimizer_step(
+        getattr(trainer.agent, name),
+        trainer.optimizers[name],
+        lambda: LOSSES[name](trainer, draw),
+        trainer.scalers[name],
+        config.accumulate,
+        config.max_grad_norm,
+        autocast(trainer),
+    )
     if name == "tokenizer":
         trainer.forget()
+    return losses
+
+
+def optimizer_step(
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses_of: Callable[[], dict[str, torch.Tensor]],
+    scaler: torch.amp.GradScaler,
+    accumulate: int,
+    max_grad_norm: float,
+    autocast: AbstractContextManager,
+) -> dict[str, torch.Tensor]:
+    """One optimiser step on the sum of the losses, their gradient clipped to a norm.
+
+    losses_of() is called `accumulate` times under autocast and gives {name: scalar loss}; the step
+    follows the mean of their gradients. Returns the mean of each loss, detached.
+    """
+    total = {}
+    optimizer.zero_grad(set_to_none=True)
+    for _ in range(accumulate):
+        with autocast:
+            losses = losses_of()
+        scaler.scale(sum(losses.values()) / accumulate).backward()
+        for name, loss in losses.items():
+            total[name] = total.get(name, 0) + loss.detach() / accumulate
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(learner.parameters(), max_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
     return total
 
 
