@@ -209,7 +209,7 @@ def play(arguments):
     "Serve the page until it is interrupted."
     options = tyro.cli(PlayOptions, args=arguments, prog="iris-edu play")
     try:
-        from iris_edu.play import serve_pad
+        from iris_edu.apps.serve import serve_pad
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'iris-edu[lab]'") from None
     serve_pad(options.model, options.port, options.browser, options.trust)

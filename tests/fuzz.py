@@ -33,7 +33,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, dashboard, evaluation, material, play, recordings, store, tokenizer
+from iris_edu import agent, cli, dashboard, evaluation, material, recordings, store, tokenizer
 from iris_edu.config import (
     CHANGEABLE,
     LEARNERS,
@@ -45,6 +45,7 @@ from iris_edu.config import (
 from iris_edu.files import sum_of
 from iris_edu.runs import checkpoint_sum
 from iris_edu.settings import UserError
+from iris_edu.views import game as game_module
 
 HERE = Path(__file__).resolve().parent
 # an input that takes longer hangs; what asks for more memory is told that there is none
@@ -216,14 +217,14 @@ def make_evaluations():
     weights = checkpoint_sum("", agent.load_trained("run").agent.state_dict())
     half = {"weights": weights, "seed": 0, "temperature": 0.5, "played": {"0": [1.0, 10]}}
     Path("half/evaluation.partial.json").write_text(json.dumps(half))
-    game = play.Game(*play.opened("run"))
+    game = game_module.Game(*game_module.opened("run"))
     for seed in range(99):  # until a dream has not ended after three steps
         game.start(True, 3, seed)
         with contextlib.suppress(UserError):
             for action in (0, 2, 1):
                 game.step(action, 0.5)
             break
-    play.save_session(game, "session.json")
+    game_module.save_session(game, "session.json")
 
     def change(header):
         return header["config"]["parts"].update(policy="evil:Thing")
@@ -237,7 +238,7 @@ def make_evaluations():
 def known():
     "The agent and the recording with which sessions are played again."
     with inside(world() / "good"):
-        return play.opened("run")
+        return game_module.opened("run")
 
 
 def make_weights():
@@ -1872,14 +1873,14 @@ KINDS = {
     ),
 }
 FUNCTIONS = {
-    "opened": play.opened,
+    "opened": game_module.opened,
     "load_vgg16": tokenizer.load_vgg16,
     "read_picture": lambda: dashboard.read_picture(PICTURE),
     "load_episodes": lambda: material.load_episodes("Pong"),
     "load_learning": lambda: material.load_learning("small"),
     "paper_table": lambda number: evaluation.paper_table(int(number)),
     "note": lambda: material.note("learning/small.csv", "again"),
-    "load_session": lambda: play.load_session("session.json", *known()),
+    "load_session": lambda: game_module.load_session("session.json", *known()),
 }
 
 

@@ -82,8 +82,9 @@ def test_what_is_read_aloud(lab, page):
     "chapter, titles",
     [
         ("00_tour", ["the game"]),
-        ("A8_futures", ["dream, same actions", "press a step of the dream"]),
-        ("A10_play", ["the game"]),
+        ("reenactment", ["dream, same actions"]),
+        ("returns", ["press a step of the dream"]),
+        ("dream_pad", ["the game"]),
         ("A11_dashboard", []),
     ],
 )

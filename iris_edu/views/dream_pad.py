@@ -5,11 +5,6 @@
 # %% ../../nbs/library/views/dream_pad.ipynb #2d8e3563
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +12,7 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 import torch
+from .play_loop import PlayLoop
 from torch import Tensor
 
 from ..agent import Trained
@@ -27,8 +23,8 @@ from .gallery import Gallery, View, row
 from .game import KEYS, Round, save_gif, save_session
 
 # %% auto #0
-__all__ = ['ASK_EVERY', 'NO_AGENT', 'game_screen', 'show_game', 'show_policy', 'Sketching', 'for_the_eye', 'quick_switches',
-           'rest', 'why_stopped', 'PlayLoop', 'PadControls', 'pad_controls', 'keep_round', 'DreamPad']
+__all__ = ['ASK_EVERY', 'NO_AGENT', 'game_screen', 'show_game', 'show_policy', 'Sketching', 'for_the_eye', 'PadControls',
+           'pad_controls', 'keep_round', 'DreamPad']
 
 # %% ../../nbs/library/views/dream_pad.ipynb #a27b1068
 ASK_EVERY = 3
@@ -88,97 +84,6 @@ def for_the_eye(trained: Trained) -> Trained:
         ms = side_by_side(calls, torch.device("cpu"), 0.1, least=5)
     faster = "sketch" if ms["sketch"] < 0.9 * ms["exact"] else "exact"
     return trained._replace(tokenizer=ways[faster])
-
-# %% ../../nbs/library/views/dream_pad.ipynb #5e468602
-@contextlib.contextmanager
-def quick_switches(seconds: float = 0.0005):
-    "While it is open, the threads of this process take turns that often."
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-async def rest(event: asyncio.Event, seconds: float) -> None:
-    "Wait at most so many seconds for an event, and clear it."
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    event.clear()
-
-
-def why_stopped(error: Exception) -> str:
-    "What ended a pad's play, as a sentence."
-    if isinstance(error, asyncio.TimeoutError):
-        return "Stopped, because nobody draws the pictures any more; press play to go on."
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-# %% ../../nbs/library/views/dream_pad.ipynb #40b811fe
-class PlayLoop:
-    """Steps at a wanted rate beside the cell, until stopped, or until nobody draws the pictures.
-
-    step() does one and says whether the browser was asked to tell when its picture is drawn;
-    rate() is the number a second; `lock` is held in a step; failed(sentence) hears what went wrong.
-    """
-
-    def __init__(self, step: Callable[[], bool], rate: Callable[[], float], lock, failed):
-        self.step, self.rate, self.lock, self.failed = step, rate, lock, failed
-        self.task = self.drawn = self.pressed = None
-
-    def start(self):
-        "Play on, until stopped; UserError where nothing can run beside the cell."
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise UserError(
-                "Nothing can run here beside the cell; use step, or open the notebook in JupyterLab."
-            ) from None
-        self.drawn, self.pressed = asyncio.Event(), asyncio.Event()
-        self.drawn.set()  # the first question is answered
-        self.task = loop.create_task(self.run())
-
-    def stop(self):
-        "Let the loop, if it runs, end before its next step."
-        self.task = None
-
-    def picture_drawn(self):
-        "The browser has drawn the picture that it was asked about; from any thread."
-        self._set(self.drawn)
-
-    def key_pressed(self):
-        "A key went down and wants an answer at once; from any thread."
-        self._set(self.pressed)
-
-    def _set(self, event):
-        "Set an event of the loop, if it runs."
-        if task := self.task:
-            task.get_loop().call_soon_threadsafe(event.set)
-
-    async def run(self):
-        "Step after step at the wanted rate; say what went wrong, unless another loop has begun."
-        me, pressed = asyncio.current_task(), self.pressed
-        try:
-            with quick_switches():
-                while self.task is me:
-                    began = time.monotonic()
-                    await self.one_step(me)
-                    left = 1 / self.rate() - (time.monotonic() - began)
-                    await rest(pressed, max(0.001, left))
-        except Exception as error:
-            if self.task is me:
-                self.stop()
-                self.failed(why_stopped(error))
-
-    async def one_step(self, me, patience: float = 3.0):
-        "One step; while the browser draws some the next ones are dreamt, but none further."
-        drawn, asked = self.drawn, False
-        with self.lock, one_thread():  # the other core draws
-            if self.task is me:
-                asked = self.step()
-        if asked:
-            await asyncio.wait_for(drawn.wait(), patience)
-            drawn.clear()
 
 # %% ../../nbs/library/views/dream_pad.ipynb #36bfce99
 class PadControls(NamedTuple):
