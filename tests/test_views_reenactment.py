@@ -39,11 +39,11 @@ def test_reality_against_dream(catch, fall, press):
     view = r.RealityAgainstDream(catch, fall, start=8, steps=6)
     assert view.step.max == 6 and view.film["real game"].shape[0] == 7
     assert all(len(gallery.labels) == 7 and all(gallery.labels) for gallery in view.film.values())
-    before = view.found.dream
+    before = view.found.dreamt
     view.dice.value = 3
-    assert not view.found.dream.equal(before)
+    assert not view.found.dreamt.equal(before)
     view.dice.value = 0
-    assert view.found.dream.equal(before)
+    assert view.found.dreamt.equal(before)
     press(view.film["dream"], 5)
     assert (
         view.step.value == 5

@@ -257,6 +257,7 @@ class ManyFutures(View):
 
     game = property(lambda self: self.path[-1], doc="The game as far as it was chosen.")
     futures = property(lambda self: self.outlook.futures, doc="The different futures.")
+    counts = property(lambda self: self.outlook.counts, doc="How often each future came out.")
 
     def begin(self):
         """Begin from another frame of the recording, with the real frames before it that dream and

@@ -63,8 +63,8 @@ class Comparison(NamedTuple):
     "The same T frames three times, and how the dream differs from the reconstruction."
 
     real: Tensor  # float (T,3,H,W)
-    reconstruction: Tensor  # what the real frames' tokens draw
-    dream: Tensor
+    reconstruction: Tensor  # the same shape: what the real frames' tokens draw
+    dreamt: Tensor  # the same shape
     wrong: Tensor  # bool (T,K), the tokens that differ
     errors: Tensor  # (T,K), the mean distance of a pixel in each patch
 
@@ -162,12 +162,12 @@ def four_films(
     marked = [where[0]] if where else []
     blur, errors = (
         (frames - found.real).abs().mean((1, 2, 3)).tolist()
-        for frames in (found.reconstruction, found.dream)
+        for frames in (found.reconstruction, found.dreamt)
     )
     scale = max(*blur, *errors, 1e-6)
     happened, dreamt_of = (events(one.rewards[0], one.dones[0]) for one in (game, dreamt))
     steps = [f"{step} {word}".strip() for step, word in enumerate(happened)]
-    dream = marked_given(found.dream, given)
+    dream = marked_given(found.dreamt, given)
     return {
         "real game": Film(marked_given(found.real, given), steps, happened),
         "tokens": error_film(found.reconstruction, blur, scale),
@@ -206,10 +206,10 @@ def large_pictures(found: Comparison, step: int, tolerance: float, grid: int) ->
 
     The worst patch of the dream is outlined if it is off by more than the tolerance.
     """
-    dream = to_uint8(found.dream[step])
+    dream = to_uint8(found.dreamt[step])
     if found.errors[step].max() > tolerance:
-        dream = outlined(found.dream[step], int(found.errors[step].argmax()), grid)
-    change = 0.9 - 2 * (found.reconstruction[step] - found.dream[step]).abs()
+        dream = outlined(found.dreamt[step], int(found.errors[step].argmax()), grid)
+    change = 0.9 - 2 * (found.reconstruction[step] - found.dreamt[step]).abs()
     return [found.real[step], found.reconstruction[step], dream, change]
 
 # %% ../../nbs/library/views/reenactment.ipynb #2ca463ff
