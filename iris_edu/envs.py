@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ATARI_100K', 'EMULATOR', 'Environment', 'num_actions', 'resize', 'SkipFrames', 'RandomNoops', 'LifeLossEnds',
-           'EnvConfig', 'option_values', 'game_id', 'ResizeFrames', 'enter', 'is_atari', 'is_ours', 'emulator_rules',
+           'option_values', 'EnvConfig', 'game_id', 'ResizeFrames', 'enter', 'is_atari', 'is_ours', 'emulator_rules',
            'make_env', 'draw_catch', 'Catch', 'catch_returns']
 
 # %% ../nbs/01_envs.ipynb #d1e51d0d
 import difflib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Protocol
@@ -59,9 +59,7 @@ def num_actions(env: Environment) -> int:
 
 # %% ../nbs/01_envs.ipynb #c4bbe6c7
 def resize(frame: np.ndarray, size: int) -> np.ndarray:
-    """RGB uint8 (h,w,3) to (size,size,3), bilinear with antialiasing as Pillow does it (authors'
-    code).
-    """
+    "RGB uint8 (h,w,3) to (size,size,3), bilinear and antialiased by Pillow as in the authors' code."
     if frame.shape[:2] == (size, size):
         return frame
     return np.array(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
@@ -99,8 +97,9 @@ class SkipFrames(gym.Wrapper):
 
 # %% ../nbs/01_envs.ipynb #d5a38214
 class RandomNoops(gym.Wrapper):
-    """A new game begins after 1 to `maximum` frames without action, drawn from the seeded
-    emulator's generator.
+    """A new game begins after 1 to `maximum` frames without action.
+
+    Their number is drawn from the seeded generator of the emulator.
     """
 
     def __init__(self, env: gym.Env, maximum: int = 30):
@@ -152,6 +151,35 @@ class LifeLossEnds(gym.Wrapper):
             {**info, "life_lost": self.life_lost},
         )
 
+# %% ../nbs/01_envs.ipynb #d29a700d
+def option_values(options: tuple[str, ...]) -> dict[str, Any]:
+    """The options written as name=value, as {name: value}.
+
+    A value is read as JSON, True, False or None, else as a text; UserError for anything else.
+    """
+    values = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not (equals and name.isidentifier() and text):
+            raise UserError(
+                f"env.options holds {option!r}: write it as name=value, for instance repeat_action_probability=0.25"
+            )
+        if name in values:
+            raise UserError(f"env.options says {name} twice: say it once")
+        values[name] = _value_in(text)
+    return values
+
+
+def _value_in(text: str) -> Any:
+    "The value that a text stands for."
+    words = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
 # %% ../nbs/01_envs.ipynb #2338154b
 @dataclass(frozen=True)
 class EnvConfig:
@@ -190,34 +218,6 @@ class EnvConfig:
         check_fields(self)
         option_values(self.options)
 
-
-def option_values(options: tuple[str, ...]) -> dict[str, Any]:
-    """{name: value} of options written as name=value: a value is read as JSON, True, False or None,
-    else as a text; UserError for anything else.
-    """
-    values = {}
-    for option in options:
-        name, equals, text = option.partition("=")
-        if not (equals and name.isidentifier() and text):
-            raise UserError(
-                f"env.options holds {option!r}: write it as name=value, for instance repeat_action_probability=0.25"
-            )
-        if name in values:
-            raise UserError(f"env.options says {name} twice: say it once")
-        values[name] = _value_in(text)
-    return values
-
-
-def _value_in(text: str) -> Any:
-    "The value that a text stands for."
-    words = {"True": True, "False": False, "None": None}
-    if text in words:
-        return words[text]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
 # %% ../nbs/01_envs.ipynb #c959c7e0
 ATARI_100K = (
     "Alien",
@@ -250,9 +250,9 @@ ATARI_100K = (
 
 # %% ../nbs/01_envs.ipynb #def489ab
 def game_id(game: str) -> str:
-    """The gymnasium id of a short name or of an id, after its module (module:Name-v0) is imported.
+    """The gymnasium id of a short name or of an id.
 
-    UserError with the nearest name for an unknown game.
+    The module of module:Name-v0 is imported; UserError with the nearest name for an unknown game.
     """
     module, _, name = game.rpartition(":")
     if module:
@@ -329,8 +329,9 @@ def enter(
     train: bool = True,
     name: str = "the environment",
 ) -> gym.Env:
-    """An environment of somebody else as the agent wants it (`Conform`), cut off after `max_frames`
-    or `eval_max_frames` steps; UserError names it by `name`.
+    """An environment of somebody else as the agent wants it (`Conform`).
+
+    Cut off after `max_frames` or `eval_max_frames` steps; UserError names it by `name`.
     """
     if config.render:
         env = _rendered(env, name)
@@ -339,10 +340,7 @@ def enter(
 
 
 def _rendered(env: gym.Env, name: str) -> gym.Env:
-    """The environment whose observations are the pictures that it renders.
-
-    UserError if it renders none.
-    """
+    "The environment whose observations are the pictures it renders; UserError if it renders none."
     try:
         return AddRenderObservation(env)
     except Exception as error:
@@ -361,7 +359,7 @@ def is_ours(game: str) -> bool:
     "Whether a game comes with the course: an Atari game, or Catch."
     return is_atari(game) or game_id(game).startswith("iris_edu/")
 
-
+# %% ../nbs/01_envs.ipynb #49d88aa9
 EMULATOR = {
     "repeat_action_probability": Share,
     "full_action_space": bool,
@@ -371,9 +369,7 @@ EMULATOR = {
 
 
 def _check_emulator(values: dict[str, Any]) -> None:
-    """UserError for an option of an Atari game that is out of its range, or that has an option of
-    its own.
-    """
+    "UserError for an option of an Atari game that is out of its range, or is set elsewhere."
     for name in values.keys() - EMULATOR.keys() - {"frameskip"}:
         raise UserError(
             f"env.options says {name}, which is no option of an Atari game here: choose from {', '.join(EMULATOR)}"
@@ -387,10 +383,7 @@ def _check_emulator(values: dict[str, Any]) -> None:
 
 
 def emulator_rules(game: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The rules of the emulator for an Atari game.
-
-    Sticky actions, full action set, mode and difficulty.
-    """
+    "The rules of the emulator for an Atari game: sticky actions, all actions, mode, difficulty."
     kept = {
         "repeat_action_probability": 0.0,
         "full_action_space": False,
@@ -435,7 +428,7 @@ _PAINT = {
 }
 _SKY, _GROUND = (176, 214, 240), (96, 150, 84)
 
-
+# %% ../nbs/01_envs.ipynb #0f21db4a
 @lru_cache
 def _sprite(name: str) -> tuple[np.ndarray, np.ndarray]:
     "A sprite's colours (h,w,3) and the mask (h,w) of its painted pixels."
@@ -447,9 +440,7 @@ def _sprite(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paint(frame: np.ndarray, name: str, row: int, column: int) -> None:
-    """Draws a sprite into `frame` (64,64,3), in place, with its upper left corner at a cell of 8
-    pixels.
-    """
+    "Draws a sprite into `frame` (64,64,3), in place, its upper left corner at 8 x (column, row)."
     colours, mask = _sprite(name)
     y, x = 8 * row, 8 * column
     frame[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = colours[mask]
@@ -474,9 +465,10 @@ def draw_catch(
 
 # %% ../nbs/01_envs.ipynb #33922b5b
 class Catch(gym.Env):
-    """Four apples (+1 caught, -1 missed) and two bombs (caught.
+    """Four apples and two bombs fall, one after the other, in random order.
 
-    -1 and the game is lost) fall in random order; 0 left, 1 stay, 2 right.
+    Apple: +1 caught, -1 missed. Bomb: -1 caught, and the game is lost. Actions: 0 left, 1 stay,
+    2 right. The basket covers two of the eight columns, an object one.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
@@ -532,35 +524,37 @@ class Catch(gym.Env):
 if "iris_edu/Catch-v0" not in gym.registry:
     gym.register("iris_edu/Catch-v0", entry_point=Catch)
 
+# %% ../nbs/01_envs.ipynb #873db59c
+_MOVED = [np.clip(np.arange(7) + step, 0, 6) for step in (-1, 0, 1)]  # the basket after each action
+_COLUMNS, _BASKETS = np.arange(8)[:, None], np.arange(7)
+_CAUGHT = (_BASKETS <= _COLUMNS) & (_COLUMNS <= _BASKETS + 1)  # (8 columns, 7 baskets)
+
+
+def _move(value: np.ndarray, rule: Callable) -> np.ndarray:
+    "Expected return before a move, from that after it by basket (...,7); rule np.mean or np.max."
+    return rule([value[..., basket] for basket in _MOVED], axis=0)
+
+
+def _fall(landed: np.ndarray, rule: Callable) -> np.ndarray:
+    "Expected return by basket (7,) before a fall, from that on the ground (8 columns, 7 baskets)."
+    for _ in range(7):
+        landed = _move(landed, rule)
+    return landed.mean(axis=0)
+
 # %% ../nbs/01_envs.ipynb #795654a3
+def _value(apples: int, bombs: int, rule: Callable) -> np.ndarray:
+    "Expected return by basket (7,) just before one of the objects left appears."
+    total = np.zeros(7)
+    if apples:
+        after = _move(_value(apples - 1, bombs, rule), rule)
+        total += apples * _fall(np.where(_CAUGHT, 1.0, -1.0) + after, rule)
+    if bombs:
+        after = _move(_value(apples, bombs - 1, rule), rule)
+        total += bombs * _fall(np.where(_CAUGHT, -1.0, after), rule)
+    return total / max(apples + bombs, 1)
+
+
 def catch_returns() -> tuple[float, float]:
-    """Expected return of Catch under (random, optimal) play, exact, by dynamic programming over
-    objects and basket positions.
-    """
-    moves = [np.clip(np.arange(7) + step, 0, 6) for step in (-1, 0, 1)]
-    columns, baskets = np.arange(8)[:, None], np.arange(7)
-    caught = (baskets <= columns) & (columns <= baskets + 1)  # (8 columns, 7 baskets)
-
-    def value(apples, bombs, step):
-        "Expected return by basket position (7,) just before one of the objects left appears."
-        if apples + bombs == 0:
-            return np.zeros(7)
-        total = np.zeros(7)
-        if apples:
-            total += apples * fall(
-                np.where(caught, 1.0, -1.0) + step(value(apples - 1, bombs, step)), step
-            )
-        if bombs:
-            total += bombs * fall(
-                np.where(caught, -1.0, step(value(apples, bombs - 1, step))), step
-            )
-        return total / (apples + bombs)
-
-    def fall(landed, step):
-        for _ in range(7):
-            landed = step(landed)
-        return landed.mean(axis=0)
-
-    rules = (np.mean, np.max)
-    steps = [lambda v, rule=rule: rule([v[..., move] for move in moves], axis=0) for rule in rules]
-    return tuple(float(value(Catch.apples, Catch.bombs, step)[Catch.start]) for step in steps)
+    "Expected return of Catch under (random, optimal) play, exact, by dynamic programming."
+    chance, best = (_value(Catch.apples, Catch.bombs, rule) for rule in (np.mean, np.max))
+    return float(chance[Catch.start]), float(best[Catch.start])
