@@ -12,7 +12,6 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 import torch
-from .play_loop import PlayLoop
 from torch import Tensor
 
 from ..agent import Trained
@@ -21,6 +20,7 @@ from ..settings import UserError
 from ..speed import one_thread, side_by_side
 from .gallery import Gallery, View, row
 from .game import KEYS, Round, save_gif, save_session
+from .play_loop import PlayLoop
 
 # %% auto #0
 __all__ = ['ASK_EVERY', 'NO_AGENT', 'game_screen', 'show_game', 'show_policy', 'Sketching', 'for_the_eye', 'PadControls',
