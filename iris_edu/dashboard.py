@@ -16,16 +16,15 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
+from .run import METRICS, noted, read_metrics, read_run
 from PIL import Image
 
 from . import plots
 from .agent import is_shipped, load_trained
-from .config import LEARNERS, game_of
+from .config import LEARNERS, game_of, learns
 from .files import read_bytes, say, sentences
 from .report import GROUPS, curves
-from .runs import METRICS, noted, read_metrics, read_run
 from .settings import UserError
-from .training import learns
 
 try:
     import ipywidgets

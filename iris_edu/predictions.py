@@ -17,11 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from .rng import generator
 from torch.overrides import TorchFunctionMode
 
 from .imagination import CategoricalSampler, ImaginationConfig, draw_frame
 from .replay import to_float
-from .runs import generator
 from .settings import UserError
 from .widgets import Gallery, View, action_names, cells, code_label, read_vocabulary, row
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import traitlets
 from einops import rearrange
+from .rng import generator
 from PIL import Image, ImageDraw, ImageFont
 
 import iris_edu
@@ -27,7 +28,6 @@ from .config import make_environment
 from .own_data import read_dataset
 from .plots import to_uint8
 from .replay import to_float
-from .runs import generator
 from .settings import UserError
 
 # %% ../nbs/12_widgets.ipynb #12195c21

@@ -34,6 +34,7 @@ import safetensors.torch
 import torch
 
 from iris_edu import agent, cli, dashboard, evaluation, material, recordings, store, tokenizer
+from iris_edu.checkpoint import checkpoint_sum
 from iris_edu.config import (
     CHANGEABLE,
     LEARNERS,
@@ -43,7 +44,6 @@ from iris_edu.config import (
     differences,
 )
 from iris_edu.files import sum_of
-from iris_edu.runs import checkpoint_sum
 from iris_edu.settings import UserError
 from iris_edu.views import game as game_module
 

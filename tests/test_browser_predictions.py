@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from iris_edu.resume import begin
+from iris_edu.run import append_metrics
 from PIL import Image
 
-from iris_edu.runs import append_metrics
-from iris_edu.training import PRESETS, begin
+from iris_edu.training import PRESETS
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from iris_edu.callbacks import Progress, TensorBoard
 from torch import nn
 
 from iris_edu import checks, cli
@@ -16,7 +17,7 @@ from iris_edu.imagination import CategoricalSampler, imagine
 from iris_edu.replay import UniformSegments
 from iris_edu.settings import UserError
 from iris_edu.tokenizer import LPIPS, Tokenizer, VectorQuantizer
-from iris_edu.training import Plain, Progress, TensorBoard
+from iris_edu.training import Plain
 from iris_edu.transformer import CausalAttention, LearntPositions
 from iris_edu.world_model import FrameActionLayout, Heads, WorldModel
 

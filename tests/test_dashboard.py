@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iris_edu.resume import begin
+from iris_edu.run import append_metrics, read_metrics
 from PIL import Image
 
 from iris_edu import dashboard
@@ -26,9 +28,8 @@ from iris_edu.dashboard import (
     summary,
     time_left,
 )
-from iris_edu.runs import append_metrics, read_metrics
 from iris_edu.settings import UserError
-from iris_edu.training import PRESETS, begin
+from iris_edu.training import PRESETS
 
 SMALL = PRESETS["small"]
 ROOT = Path(__file__).resolve().parent.parent

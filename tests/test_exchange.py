@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from iris_edu.run import CHECKPOINT
 from micro import configuration
 from torch import nn
 
@@ -26,7 +27,6 @@ from iris_edu.exchange import (
 )
 from iris_edu.own_data import import_recordings
 from iris_edu.recordings import concatenate, load_recording
-from iris_edu.runs import CHECKPOINT
 from iris_edu.settings import UserError
 from iris_edu.training import train
 

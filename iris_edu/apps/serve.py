@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..files import say
-from ..runs import end_with_parent
+from ..run import end_with_parent
 from ..settings import UserError
 from ..views.dream_pad import DreamPad
 from ..views.game import opened

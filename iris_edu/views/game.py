@@ -24,7 +24,7 @@ from ..material import load_episodes
 from ..own_data import held_out_part
 from ..plots import to_uint8
 from ..recordings import Recording, record
-from ..runs import generator
+from ..rng import generator
 from ..settings import UserError
 from ..store import state
 from ..typed import Positive, Seed, Whole

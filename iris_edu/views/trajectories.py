@@ -20,7 +20,7 @@ from ..imagination import Dream, DreamState, Trajectory, rollout
 from ..plots import to_uint8
 from ..recordings import Recording
 from ..replay import to_float
-from ..runs import generator
+from ..rng import generator
 from ..settings import UserError
 from ..speed import ahead
 from ..world_model import sample_categorical
