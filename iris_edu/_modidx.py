@@ -1295,6 +1295,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'iris_edu/views/dream_pad.py')},
             'iris_edu.views.figures': { 'iris_edu.views.figures._agent_plays': ( 'library/views/figures.html#_agent_plays',
                                                                                  'iris_edu/views/figures.py'),
+                                        'iris_edu.views.figures._dreams_in_words': ( 'library/views/figures.html#_dreams_in_words',
+                                                                                     'iris_edu/views/figures.py'),
                                         'iris_edu.views.figures._film': ('library/views/figures.html#_film', 'iris_edu/views/figures.py'),
                                         'iris_edu.views.figures._model_answers': ( 'library/views/figures.html#_model_answers',
                                                                                    'iris_edu/views/figures.py'),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from .. import plots
 from ..agent import Trained
@@ -95,7 +96,7 @@ def figure_unrolling(
     game = read_trajectory(tokenizer, recording, start, start)
     dreamt = _agent_plays(trained, game, decode, 1, steps, seed)
     names, tokens = action_names(trained.config), dreamt.tokens[0].unflatten(1, (grid, grid))
-    fig, ax = plots._figure(LEFT + COLUMN * (steps + 1) - 0.75, 3.75)
+    fig, ax = plots._figure(LEFT + COLUMN * (steps + 1) - 0.75, 3.85)
     real = to_uint8(real_frames(recording, start, start))[0]
     plots._picture(ax, real, 0.15, 0.75, SIDE, SIDE, GIVEN)
     ax.text(0.8, 2.12, "real frame $x_0$", ha="center", va="bottom", fontsize=9)
@@ -117,6 +118,17 @@ def _film(dreams: Trajectory, which: int, decode) -> np.ndarray:
     "The frames of one of several dreams, marked, uint8 (T,H,W,3)."
     frames = decode(dreams.tokens[which, 1:])
     return eventful(frames, dreams.rewards[which], dreams.dones[which])
+
+
+def _dreams_in_words(rewards: Tensor, dones: Tensor) -> str:
+    "What is marked in dreams from one frame, (B,T) each, as a sentence."
+    before = ~over(dones) & ~dones
+    gains, losses = (happens[before].sum() for happens in (rewards > 0, rewards < 0))
+    count, steps = rewards.shape
+    return (
+        f"{count} dreams of {steps} steps from the same real frame, with {gains} gains, "
+        f"{losses} losses and {dones.any(1).sum()} endings"
+    )
 
 
 def figure_dreams(
@@ -141,11 +153,7 @@ def figure_dreams(
     now = framed(decode(game.tokens[:, -1])[0], GIVEN)[None]
     films = [np.concatenate([now, _film(dreams, dream, decode)]) for dream in chosen]
     names = [f"dream {dream + 1}" for dream in chosen]
-    alt = (
-        f"{len(chosen)} dreams of {steps} steps from the same real frame; in them "
-        f"{(dreams.rewards[chosen] > 0).sum()} gains, {(dreams.rewards[chosen] < 0).sum()} losses "
-        f"and {dreams.dones[chosen].any(1).sum()} endings are marked"
-    )
+    alt = _dreams_in_words(dreams.rewards[chosen], dreams.dones[chosen])
     return plots.show_frames(films, names, range(steps + 1), scale=0.6, alt=alt)
 
 # %% ../../nbs/library/views/figures.ipynb #0c4c1585

@@ -115,7 +115,7 @@ def future_names(outlook: Outlook, names: list[str]) -> list[str]:
     return [
         names[action]
         + (f"\n{chances[action]:.0%}" if chances else "")
-        + (f" ×{count}" if count > 1 else "")
+        + (f" x{count}" if count > 1 else "")
         for action, count in zip(first, outlook.counts)
     ]
 
@@ -165,7 +165,7 @@ def way_here(
         action = names[game.actions[0, step - 1]] if step else ""
         texts.append(" ".join(filter(None, [action, happened[step]])))
     labels = [
-        f"{'real' if step < real else 'dreamt'} frame {step - real + 1}, {text}"
+        f"{'real' if step < real else 'dreamt'} frame {step - real + 1}, {text}".strip(", ")
         for step, text in zip(shown, texts)
     ]
     return Pictures(np.stack(pictures), texts, labels)
