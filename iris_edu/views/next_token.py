@@ -37,7 +37,7 @@ from ..world_model import DynamicsModel
 # %% auto #0
 __all__ = ['CIVIDIS', 'AFTER', 'Page', 'read_page', 'next_logits', 'dreamt_tokens', 'rescale', 'entropy', 'colours', 'heated',
            'percent', 'Expectation', 'expect_recorded', 'expect_dreamt', 'show_uncertainty', 'show_likeliest',
-           'happened', 'NextToken']
+           'happened', 'question', 'QuestionControls', 'NextToken']
 
 # %% ../../nbs/library/views/next_token.ipynb #30edd954
 class Page(NamedTuple):
@@ -232,10 +232,50 @@ def happened(chances: torch.Tensor, code: int, dreamt: bool) -> str:
     order = "the likeliest" if rank == 1 else f"number {rank} by likelihood"
     return f"code {code} {how}, given {percent(share)}, {order}"
 
-# %% ../../nbs/library/views/next_token.ipynb #71d8fab5
+
+def question(page: Page, names: list[str], action: int) -> str:
+    "Which frame and which action a model was given, in words."
+    recorded, chosen = names[page.actions[-1]], names[action]
+    other = "" if recorded == chosen else f" (the recording went on with {recorded})"
+    return f"After frame {page.numbers[-2]} and {chosen}{other}"
+
+# %% ../../nbs/library/views/next_token.ipynb #94cb7947
 AFTER = "the tokens that came", "dreamt tokens"
 
 
+class QuestionControls:
+    "The controls of NextToken: which frame, which action, after which tokens, how to draw."
+
+    def __init__(self, start: int, last: int, names: list[str]):
+        self.frame = frame_slider(start, last)
+        actions = [(name, number) for number, name in enumerate(names)]
+        self.action = ipywidgets.Dropdown(options=actions, description="action")
+        self.given = ipywidgets.Dropdown(options=AFTER, description="after")
+        self.again = ipywidgets.Button(description="dream again")
+        # a range that the browser's slider does not round
+        self.temperature = ipywidgets.FloatSlider(
+            1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature"
+        )
+        self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
+        for slider in (self.temperature, self.top_k):
+            slider.style.description_width = "initial"
+
+    @property
+    def dreaming(self) -> bool:
+        "Whether the tokens before a position are dreamt."
+        return self.given.value == AFTER[1]
+
+    @property
+    def sampler(self) -> CategoricalSampler:
+        "What draws the dreamt tokens."
+        config = ImaginationConfig(temperature=self.temperature.value, top_k=self.top_k.value)
+        return CategoricalSampler(config)
+
+    def chances(self, logits: torch.Tensor) -> torch.Tensor:
+        "The probabilities (K,N) that temperature and top-k make of logits (K,N)."
+        return rescale(logits, self.temperature.value, self.top_k.value)
+
+# %% ../../nbs/library/views/next_token.ipynb #49d49190
 class NextToken(View):
     """What a world model expects at each position of the next frame.
 
@@ -259,118 +299,88 @@ class NextToken(View):
         self.names = list(names or action_names(trained.config))
         self.usage = code_usage(self.tokenizer, recorded_frames(recording, slice(frames)))
         self.page, self.seed = None, 0
-        self._controls(start)
-        self._galleries(recording.frames.shape[1], most)
+        self.controls = QuestionControls(start, len(recording) - 2, self.names)
+        side, zoom = recording.frames.shape[1], 48 / self.usage.pictures.shape[-1]
+        self.seen, self.came = (Gallery(zoom=204 / side) for _ in range(2))
+        self.board = Gallery(columns=self.grid, gap=3, zoom=zoom, pickable=True)
+        self.choices = Gallery(columns=most, gap=6, zoom=zoom)
+        self._arrange()
+
+    def _arrange(self):
+        "Lays out the widget, shows the first page, and says what happens when something changes."
+        of = self.controls
         super().__init__(
-            row(self.frame, self.action, self.given, self.again),
+            row(of.frame, of.action, of.given, of.again),
             row(self.seen, self.board, self.came),
-            row(self.temperature, self.top_k),
+            row(of.temperature, of.top_k),
             self.choices,
         )
-        self._listen()
-
-    def _controls(self, start):
-        "What can be set."
-        self.frame = frame_slider(start, len(self.recording) - 2)
-        actions = [(name, number) for number, name in enumerate(self.names)]
-        self.action = ipywidgets.Dropdown(options=actions, description="action")
-        self.given = ipywidgets.Dropdown(options=AFTER, description="after")
-        self.again = ipywidgets.Button(description="dream again")
-        # a range that the browser's slider does not round
-        self.temperature = ipywidgets.FloatSlider(
-            1.0, min=0.125, max=4.125, step=0.125, readout_format=".3f", description="temperature"
-        )
-        self.top_k = ipywidgets.IntSlider(0, 0, 50, description="top-k, 0 = all")
-        self.temperature.style.description_width = "initial"
-        self.top_k.style.description_width = "initial"
-
-    def _galleries(self, side, most):
-        "What is seen: the last frame that was read, the uncertainty, the next frame, the codes."
-        self.seen, self.came = (Gallery(zoom=204 / side) for _ in range(2))
-        zoom = 48 * self.grid / side
-        self.board = Gallery(columns=self.grid, gap=3, zoom=zoom, pickable=True)
-        self.choices = Gallery(columns=most, gap=6, zoom=48 / self.usage.pictures.shape[-1])
-
-    def _listen(self):
-        "Shows the first page, and says what happens when something is pressed or changed."
-        self.when(self.frame, self.read)
-        for control in (self.action, self.given):
+        self.when(of.frame, self.read)
+        self.when(of.again, self.dream_again)
+        for control in (of.action, of.given):
             self.when(control, self.ask)
-        self.when(self.again, self.dream_again)
-        for control in (self.temperature, self.top_k):
+        for control in (of.temperature, of.top_k):
             self.when(control, self.turn)
         self.read()
         self.when(self.board, self.offer, "chosen")
 
-    @property
-    def dreaming(self) -> bool:
-        "Whether the tokens before a position are dreamt."
-        return self.given.value == AFTER[1]
-
     def read(self):
         "Reads another page; the action is the recorded one again."
-        page = read_page(self.tokenizer, self.recording, self.frame.value, self.steps)
+        page = read_page(self.tokenizer, self.recording, self.controls.frame.value, self.steps)
         self.page = None  # another action asks nothing yet
-        self.action.value = page.actions[-1].item()
+        self.controls.action.value = page.actions[-1].item()
         self.page = page
-        number = page.numbers[-2]
-        self.seen.show(
-            page.frames[-2:-1],
-            title=f"frame {number}",
-            labels=[f"frame {number}, the last that the model has read"],
-        )
+        what = f"frame {page.numbers[-2]}"
+        labels = [f"{what}, the last that the model has read"]
+        self.seen.show(page.frames[-2:-1], title=what, labels=labels)
         self.ask()
 
     def ask(self):
         "Asks what follows the chosen action."
         if self.page is None:
             return
-        actions = torch.cat([self.page.actions[:-1], torch.tensor([self.action.value])])
-        if self.dreaming:
-            config = ImaginationConfig(temperature=self.temperature.value, top_k=self.top_k.value)
+        chosen, dreaming = self.controls.action.value, self.controls.dreaming
+        actions = torch.cat([self.page.actions[:-1], torch.tensor([chosen])])
+        if dreaming:
             parts = self.world_model, self.tokenizer, self.page, actions
-            self.expected = expect_dreamt(*parts, CategoricalSampler(config), self.seed)
+            self.expected = expect_dreamt(*parts, self.controls.sampler, self.seed)
         else:
             self.expected = expect_recorded(self.world_model, self.page, actions)
-        what = f"{'dreamt' if self.dreaming else 'came'}: frame {self.page.numbers[-1]}"
+        what = f"{'dreamt' if dreaming else 'came'}: frame {self.page.numbers[-1]}"
         self.came.show(self.expected.frame[None], title=what, labels=[what])
         self.show()
 
     def dream_again(self):
         "Dreams the next frame with other random numbers."
-        if not self.dreaming:
+        if not self.controls.dreaming:
             raise UserError("Nothing is dreamt now: choose dreamt tokens first.")
         self.seed += 1
         self.ask()
 
     def turn(self):
         "Temperature or top-k has changed: dreamt tokens are drawn anew, those that came stay."
-        if self.dreaming:
+        if self.controls.dreaming:
             self.ask()
         else:
             self.show()
 
     def show(self):
         "Draws how unsure the model is, and the codes of the chosen position."
-        self.chances = rescale(self.expected.logits, self.temperature.value, self.top_k.value)
+        self.chances = self.controls.chances(self.expected.logits)
         self.bits = entropy(self.chances)
         show_uncertainty(self.board, self.expected, self.bits, self.grid)
         self.offer()
 
     def offer(self):
         "Shows the likeliest codes of the chosen position, and says what happened there."
-        position = max(self.board.chosen, 0)
+        position, dreamt = max(self.board.chosen, 0), self.expected.dreamt
         code, chances = self.expected.tokens[-1, position].item(), self.chances[position]
-        where, how = position_label(position, self.grid), "was drawn" if self.dreaming else "came"
+        where = position_label(position, self.grid)
+        how = "was drawn" if dreamt else "came"
         title = f"the likeliest codes for {where}; dashed: the one that {how}"
         show_likeliest(self.choices, chances, code, self.usage, title)
+        asked = question(self.page, self.names, self.controls.action.value)
         self.say(
-            f"{self.asked()}, {where}: {self.bits[position]:.1f} bits; "
-            f"{happened(chances, code, self.dreaming)}. The whole frame: {self.bits.sum():.1f} bits."
+            f"{asked}, {where}: {self.bits[position]:.1f} bits; "
+            f"{happened(chances, code, dreamt)}. The whole frame: {self.bits.sum():.1f} bits."
         )
-
-    def asked(self) -> str:
-        "Which frame and which action the model was given, in words."
-        recorded, chosen = self.names[self.page.actions[-1]], self.names[self.action.value]
-        other = "" if recorded == chosen else f" (the recording went on with {recorded})"
-        return f"After frame {self.page.numbers[-2]} and {chosen}{other}"
