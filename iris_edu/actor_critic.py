@@ -17,8 +17,8 @@ from .typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0
-__all__ = ['ReturnEstimator', 'lambda_returns', 'sample_actions', 'ActorCriticConfig', 'Policy', 'ActorCritic', 'burn_in',
-           'counted_steps', 'actor_critic_loss']
+__all__ = ['ReturnEstimator', 'lambda_returns', 'sample_actions', 'ActorCriticConfig', 'Policy', 'squared_error', 'ActorCritic',
+           'burn_in', 'counted_steps', 'actor_critic_loss']
 
 # %% ../nbs/08_actor_critic.ipynb #7a7d4d1c
 class ReturnEstimator(Protocol):
@@ -43,13 +43,21 @@ def lambda_returns(
         raise UserError(
             f"{rewards.shape[1]} rewards need {rewards.shape[1] + 1} values, one more for the bootstrap, not {values.shape[1]}."
         )
-    follow = discount * (1 - dones.to(values.dtype))
-    gains = rewards + follow * (1 - lam) * values[:, 1:]
-    gains[:, -1] += follow[:, -1] * lam * values[:, -1]
-    carry = nn.functional.pad(lam * follow[:, :-1], (1, 0))[:, None].expand(-1, gains.shape[1], -1)
-    later = torch.ones_like(carry[0], dtype=torch.bool).triu(1)
-    weights = torch.where(later, carry, torch.ones_like(carry)).cumprod(-1).triu()
-    return (weights * gains[:, None]).sum(-1)
+    onward = discount * (1 - dones.to(values.dtype))
+    gains = rewards + onward * (1 - lam) * values[:, 1:]
+    gains[:, -1] += onward[:, -1] * lam * values[:, -1]
+    return (_carried(lam * onward) * gains[:, None]).sum(-1)
+
+
+def _carried(carry: Tensor) -> Tensor:
+    """How much of the gain of step k reaches step t, (B,T,T), from what each step carries back
+    (B,T).
+    """
+    steps = carry.shape[1]
+    before = nn.functional.pad(carry[:, :-1], (1, 0))[:, None].expand(-1, steps, -1)
+    later = torch.ones_like(before[0], dtype=torch.bool).triu(1)
+    factors = torch.where(later, before, torch.ones_like(before))
+    return factors.cumprod(-1).triu()
 
 # %% ../nbs/08_actor_critic.ipynb #f494e391
 def sample_actions(logits: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
@@ -61,11 +69,9 @@ def sample_actions(logits: Tensor, generator: torch.Generator, temperature: floa
         raise UserError(
             f"temperature is {temperature}: use 0 for the likeliest action or a number above 0."
         )
-    return (
-        sample_categorical(logits / temperature, generator)
-        if temperature > 0
-        else logits.argmax(-1)
-    )
+    if temperature == 0:
+        return logits.argmax(-1)
+    return sample_categorical(logits / temperature, generator)
 
 # %% ../nbs/08_actor_critic.ipynb #8f3c35b2
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ class ActorCriticConfig:
 class Policy(Protocol):
     """What the trainer asks of an actor-critic.
 
-    Its state is any tuple of tensors with the batch first.
+    Its state is any tuple of tensors with the batch first. Two things are optional: `reads`, the
+    name of what it looks at in a dream, "frames" (also without it) or "tokens", and
+    `value_loss(values, targets)`, each (B,T) → (B,T); without it `squared_error`.
     """
 
     def initial_state(self, batch: int, device=None) -> Any:
@@ -121,12 +129,52 @@ class Policy(Protocol):
         """
         ...
 
+# %% ../nbs/08_actor_critic.ipynb #b9b38d37
+def squared_error(values: Tensor, targets: Tensor) -> Tensor:
+    """The critic's loss, step by step: values, targets (B,T) → (B,T) (equation 5)."""
+    return (values - targets) ** 2
+
+# %% ../nbs/08_actor_critic.ipynb #ac555d2b
+def _convolutions(channels: tuple[int, ...]) -> nn.Sequential:
+    """Frames (B,3,H,W) → features (B,F); each convolution is followed by a halving of the side."""
+    layers = []
+    for inputs, outputs in zip((3, *channels), channels):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten())
+
+# %% ../nbs/08_actor_critic.ipynb #0c04e729
+def _watch(
+    lstm: nn.LSTMCell, features: Tensor, state: tuple[Tensor, Tensor], mask: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Features (B,T,F), one step after the other → (h of every step (B,T,hidden), the last state).
+
+    Where mask (B,T) is False the state stays as it was.
+    """
+    hidden = []
+    # in half precision the state would be rounded at every step
+    with torch.autocast(features.device.type, enabled=False):
+        for t in range(features.shape[1]):
+            after = lstm(features[:, t].to(state[0].dtype), state)
+            state = after if mask is None else _choose(mask[:, t], after, state)
+            hidden.append(state[0])
+    return torch.stack(hidden, 1), state
+
+
+def _choose(
+    mask: Tensor, after: tuple[Tensor, ...], before: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Row by row `after` where mask (B,) is True, else `before`."""
+    return tuple(torch.where(mask[:, None], new, old) for new, old in zip(after, before))
+
 # %% ../nbs/08_actor_critic.ipynb #cd9da06c
 class ActorCritic(nn.Module):
     """Convolutions, one LSTM cell and two linear heads.
 
     Logits of the actions and the value V (Appendix A.3).
     """
+
+    reads = "frames"
+    value_loss = staticmethod(squared_error)
 
     def __init__(self, config: ActorCriticConfig, actions: int, size: int = 64):
         super().__init__()
@@ -135,13 +183,7 @@ class ActorCritic(nn.Module):
             raise UserError(
                 f"Frames of {size} pixels cannot be halved {len(config.channels)} times: use fewer channels."
             )
-        widths = zip((3, *config.channels), config.channels)
-        layers = [
-            layer
-            for i, o in widths
-            for layer in (nn.Conv2d(i, o, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())
-        ]
-        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        self.convolutions = _convolutions(config.channels)
         self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.hidden)
         self.actor, self.critic = nn.Linear(config.hidden, actions), nn.Linear(config.hidden, 1)
 
@@ -172,22 +214,8 @@ class ActorCritic(nn.Module):
         # two to three times as fast
         pixels = (frames.flatten(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
         features = self.convolutions(pixels).unflatten(0, frames.shape[:2])
-        hidden = []
-        # in half precision the state would be rounded at every step
-        with torch.autocast(frames.device.type, enabled=False):
-            for t in range(frames.shape[1]):
-                after = self.lstm(features[:, t].to(state[0].dtype), state)
-                state = after if mask is None else _choose(mask[:, t], after, state)
-                hidden.append(state[0])
-        hidden = torch.stack(hidden, 1)
+        hidden, state = _watch(self.lstm, features, state, mask)
         return self.actor(hidden), self.critic(hidden).squeeze(-1), state
-
-# %% ../nbs/08_actor_critic.ipynb #0c04e729
-def _choose(
-    mask: Tensor, after: tuple[Tensor, ...], before: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """Row by row `after` where mask (B,) is True, else `before`."""
-    return tuple(torch.where(mask[:, None], new, old) for new, old in zip(after, before))
 
 # %% ../nbs/08_actor_critic.ipynb #7e47a6fc
 @torch.no_grad()
@@ -211,6 +239,11 @@ def counted_steps(dones: Tensor, count_after_end: bool) -> Tensor:
     ended_before = dones.long().cumsum(1) - dones.long()
     return (ended_before == 0).float()
 
+# %% ../nbs/08_actor_critic.ipynb #2c97fd9d
+def _weighted_mean(terms: Tensor, weights: Tensor) -> Tensor:
+    """Mean of terms (B,T) with weights (B,T), not all 0 → scalar."""
+    return (terms * weights).sum() / weights.sum()
+
 # %% ../nbs/08_actor_critic.ipynb #59d14f86
 def actor_critic_loss(
     policy: Policy,
@@ -218,28 +251,25 @@ def actor_critic_loss(
     config: ActorCriticConfig,
     returns: ReturnEstimator = lambda_returns,
 ) -> dict[str, Tensor]:
-    """The three terms of equations 5 and 6 as scalars: actions (REINFORCE), values (squared error),
-    entropy; total is the sum.
+    """The three terms of equations 5 and 6 as scalars: actions (REINFORCE), values (the policy's
+    value_loss, or squared_error), entropy; total is the sum.
 
     Runs the policy once more over the rollout's H frames, this time with gradient; means are over
     the H-1 counted steps.
     """
-    logits, values, _ = policy.unroll(rollout.frames, rollout.policy_state)
+    seen = getattr(rollout, getattr(policy, "reads", "frames"))
+    logits, values, _ = policy.unroll(seen, rollout.policy_state)
     log_probs, values = logits[:, :-1].float().log_softmax(-1), values.float()
-    targets = returns(
-        rollout.rewards, values.detach(), rollout.dones, config.discount, config.lam
-    ).detach()
+    bootstrapped = rollout.rewards, values.detach(), rollout.dones
+    targets = returns(*bootstrapped, config.discount, config.lam).detach()
+    values = values[:, :-1]
     chosen = log_probs.gather(-1, rollout.actions[..., None]).squeeze(-1)
-    advantage = targets - values[:, :-1].detach()
+    advantage = targets - values.detach()
     entropy = -(log_probs.exp() * log_probs).sum(-1)
+    errors = getattr(policy, "value_loss", squared_error)(values, targets)
     weights = counted_steps(rollout.dones, config.count_after_end)
-
-    def mean(terms):
-        return (terms * weights).sum() / weights.sum()
-
-    squared = (values[:, :-1] - targets) ** 2
     return {
-        "actions": -mean(chosen * advantage),
-        "values": mean(squared),
-        "entropy": -config.entropy * mean(entropy),
+        "actions": -_weighted_mean(chosen * advantage, weights),
+        "values": _weighted_mean(errors, weights),
+        "entropy": -config.entropy * _weighted_mean(entropy, weights),
     }

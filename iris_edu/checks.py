@@ -712,6 +712,7 @@ def check_policy(factory):
         logits, values, _ = policy.unroll(frames, policy.initial_state(2))
     _expect_tensor("unroll: logits", logits, (2, 4, 3))
     _expect_tensor("unroll: values", values, (2, 4))
+    _check_value_loss(policy, values)
     _expect_gradients("policy", policy, logits.square().sum() + values.square().sum())
     with torch.no_grad(), _calling("policy.unroll"):
         _check_acting(policy, frames, logits, values)
@@ -752,6 +753,19 @@ def _check_acting(policy, frames, logits, values):
     _expect(
         rows,
         "The state is not a flat tuple of tensors with the batch first, which a new game needs to reset one row.",
+    )
+
+# %% ../nbs/A4_checks.ipynb #96013f8c
+def _check_value_loss(policy, values):
+    "A policy's own loss of its values (B,T) is one number a step, least at the targets."
+    if not hasattr(policy, "value_loss"):
+        return
+    with _calling("value_loss(values, targets)"):
+        at, off = (policy.value_loss(values, values.detach() + error) for error in (0, 1))
+    _expect_tensor("value_loss: errors", at, tuple(values.shape))
+    _expect(
+        (off > at).all(),
+        "value_loss is as small for targets one off as for the values themselves, expected it to grow.",
     )
 
 # %% ../nbs/A4_checks.ipynb #7165ac7f

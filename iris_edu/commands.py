@@ -24,12 +24,16 @@ import tyro
 
 from iris_edu import (
     agent,
+    callbacks,
+    checkpoint,
     envs,
     evaluation,
     exchange,
     material,
+    memory,
     own_data,
-    runs,
+    resume,
+    run,
     scores,
     speed,
     store,
@@ -39,7 +43,14 @@ from iris_edu import (
 from iris_edu import (
     fetch as fetching,
 )
-from .config import PRESETS, Config, Parts, collection_temperature, game_of
+from iris_edu.config import (
+    PRESETS,
+    Config,
+    Parts,
+    collection_temperature,
+    foreign_modules,
+    game_of,
+)
 from .files import make_folder, say
 from .settings import UserError, load_settings
 from .typed import Count, Device, Positive, Seed, between, kinds_of, typed
@@ -131,20 +142,20 @@ def train(arguments):
     game = game_of(config)
     folder = re.sub(r"[^\w.-]+", "-", game)  # a name for a folder on every system
     run_dir = options.run_dir or load_settings().runs / f"{folder}-{preset}-seed{config.seed}"
-    before = runs.saved_epoch(run_dir)
+    before = checkpoint.saved_epoch(run_dir)
     if before >= config.training.epochs:
-        training.open_run(config, run_dir, (*training.foreign_modules(config), *options.trust))
+        resume.open_run(config, run_dir, (*foreign_modules(config), *options.trust))
         return say(
             f"{run_dir} is finished: all {config.training.epochs} epochs are done; see it with iris-edu report {run_dir}"
         )
-    callbacks = (training.Progress, *([training.TensorBoard] if options.tensorboard else []))
+    watching = (callbacks.Progress, *([callbacks.TensorBoard] if options.tensorboard else []))
     say(
         f"{'going on with' if before else 'starting'} {run_dir}: {game}, preset {preset}, seed {config.seed}"
     )
     if not before:
         _advise(config)
     trainer = training.train(
-        config, run_dir, options.max_epochs, callbacks, options.leave_out, options.trust
+        config, run_dir, options.max_epochs, watching, options.leave_out, options.trust
     )
     say(
         f"epoch {trainer.epoch} of {config.training.epochs} is done; the same command goes on"
@@ -182,10 +193,10 @@ class WatchOptions(Options):
 
 def watch(arguments):
     "Print what the run's folder says, and again every few seconds."
-    from iris_edu import dashboard
+    from iris_edu.apps.watch import watch as look
 
     options = tyro.cli(WatchOptions, args=arguments, prog="iris-edu watch")
-    dashboard.watch(options.run, options.once, options.seconds, options.trust)
+    look(options.run, options.once, options.seconds, options.trust)
 
 # %% ../nbs/A17_commands.ipynb #78260667
 @dataclass(frozen=True)
@@ -323,7 +334,7 @@ def info(arguments):
     except UserError as error:
         folders = {"settings": str(error)}
     for name, value in {
-        "versions": ", ".join(f"{k} {v}" for k, v in runs.versions().items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in run.versions().items()),
         "device": device,
         "presets": ", ".join(PRESETS),
         "games": "Catch (embedded), " + ", ".join(envs.ATARI_100K),
@@ -345,7 +356,7 @@ class ReportOptions(Options):
     Frames and tokens, dream beside reality, losses, returns.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    run: Annotated[tuple[Path, ...], tyro.conf.Positional]
     "Folders of runs, files, or names of shipped agents."
     out: Path | None = None
     "File to write; by default report.html in the first run's folder."
@@ -384,7 +395,7 @@ def bench(arguments):
         raise UserError(
             "bench measures a run that plays a game, and one on recordings takes as long without the environment: leave --data out"
         )
-    training.keep_memory()
+    memory.keep_memory()
     found = speed.bench(
         options.config(), *((0.1, 8, 2, 32) if options.quick else (options.seconds,))
     )

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LEARNERS', 'REGISTRY', 'IMPORT_PATH', 'PRECISIONS', 'PRESETS', 'TRUSTED', 'NETWORKS', 'CHANGEABLE', 'Schedule',
            'Optimisation', 'TrainingConfig', 'short_name', 'import_path', 'option_of', 'Parts', 'Config',
-           'collection_temperature', 'config_to_dict', 'config_from_dict', 'foreign', 'foreign_modules',
-           'trusted_at_home', 'check_trust', 'resolve', 'maker', 'guarded', 'make_environment', 'game_of',
-           'differences', 'changes']
+           'collection_temperature', 'of_learner', 'has_started', 'learns', 'config_to_dict', 'config_from_dict',
+           'foreign', 'foreign_modules', 'trusted_at_home', 'check_trust', 'resolve', 'maker', 'guarded',
+           'make_environment', 'game_of', 'differences', 'changes']
 
 # %% ../nbs/A14_config.ipynb #10ba5b89
 import dataclasses
@@ -408,6 +408,25 @@ PRESETS = {
         training=TrainingConfig(epochs=1_200, collect_epochs=1_000, collect_steps=10_000),
     ),
 }
+
+# %% ../nbs/A14_config.ipynb #892067ab
+def of_learner(config, what, name):
+    """The value of `what` for one learner.
+
+    Its own if the configuration gives one, else the common one.
+    """
+    return getattr(config, f"{name}_{what}") or getattr(config, what)
+
+
+def has_started(config, name, epoch):
+    "Whether a learner trains in an epoch (Table 5: start after epochs)."
+    return epoch > getattr(config.training, f"{name}_after")
+
+
+def learns(config, name, epoch):
+    "Whether a learner takes updates in an epoch; only the tokenizer may stop early."
+    last = config.training.tokenizer_until if name == "tokenizer" else 0
+    return has_started(config, name, epoch) and (not last or epoch <= last)
 
 # %% ../nbs/A14_config.ipynb #393173c5
 def config_to_dict(config: Config) -> dict:

@@ -20,20 +20,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from .checkpoint import checkpoint_sum
+from .collect import Episode, evaluate_policy
+from .rng import generator
+from .run import read_run
 from torch import Tensor
 
 from . import plots
-from .agent import beside, is_shipped, load_trained, pick_device
+from .agent import beside, is_shipped, load_trained, pick_device, set_precision
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .files import read_json, sentences, write_json
 from .imagination import rollout
 from .own_data import Recorded
 from .replay import ReplayBuffer, to_float
-from .runs import checkpoint_sum, generator, read_run
 from .settings import UserError
 from .store import place, read_table, repository
-from .training import Played, evaluate_policy, set_precision
 from .typed import Positive, Score, Seed, Whole, typed
 
 # %% ../nbs/10_evaluation.ipynb #7bfd30f2
@@ -194,7 +196,7 @@ def _played_before(path, asked, episodes) -> dict:
     if dataclasses.replace(kept, played={}) != asked:
         return {}
     return {
-        int(number): Played(*values, *[np.array(())] * 4)
+        int(number): Episode(*values, *[np.array(())] * 4)
         for number, values in kept.played.items()
         if number.isdecimal() and len(number) < 9 and int(number) < episodes
     }

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from .checkpoint import Header, save_checkpoint
+from .run import RunFile, append_metrics, read_run, versions, write_run
 from PIL import Image
 from torch import nn
 
@@ -28,15 +30,6 @@ from .envs import num_actions
 from .files import make_folder, ordinary, sentences, write_json
 from .own_data import DATASET, cut, load_recordings, new_folder, read_dataset
 from .recordings import Recording, concatenate, load_recording, rebuild
-from iris_edu.runs import (
-    Header,
-    RunFile,
-    append_metrics,
-    read_run,
-    save_checkpoint,
-    versions,
-    write_run,
-)
 from .settings import UserError
 from .sources import MINARI
 

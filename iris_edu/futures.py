@@ -29,10 +29,10 @@ from .config import maker
 from .imagination import Dream, DreamState
 from .plots import COLOURS, to_uint8
 from .replay import to_float
-from .runs import generator
+from .rng import generator
 from .settings import UserError
 from .speed import ahead
-from .widgets import Gallery, View, action_names, outlined, row
+from .views.gallery import Gallery, View, action_names, outlined, row
 from .world_model import sample_categorical
 
 # %% ../nbs/A8_futures.ipynb #cc8c7217

@@ -11,7 +11,7 @@ __all__ = ['SIGHTS', 'GAMES', 'PARTS', 'MARKS', 'LICENCES', 'MATERIAL', 'COURTS'
            'mixed', 'views', 'lesson_batch', 'distance', 'practice', 'train_tokenizer', 'first_dictionary', 'codes_of',
            'build_tokenizer', 'tokenizer_step', 'moving_error', 'ball_found', 'tokenizer_facts', 'make_tokenizer',
            'changed', 'token_segments', 'train_world_model', 'make_dream', 'dream_facts', 'keep_run', 'make_agent',
-           'learning_rows', 'make_learning', 'load_learning', 'Trained', 'load_trained', 'read_manifest', 'state']
+           'learning_rows', 'make_learning', 'load_learning', 'load_trained', 'read_manifest', 'state']
 
 # %% ../nbs/A7_material.ipynb #2b19a378
 import csv
@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from .agent import build_agent, load_run, load_trained, save_agent
 from .autoencoder import AutoencoderConfig
+from .checkpoint import read_checkpoint
 from .config import LEARNERS, PRESETS, make_environment, maker
 from .envs import EnvConfig, make_env, num_actions
 from .evaluation import evaluate_run, k_step_error
@@ -40,7 +41,8 @@ from .files import atomic_write, read_text
 from .imagination import Dream, ImaginationConfig
 from .recordings import load_recording, rebuild, record, save_recording
 from .replay import ReplayBuffer, ReplayConfig, UniformSegments, to_float
-from .runs import generator, read_checkpoint, read_metrics, read_run, versions
+from .rng import generator
+from .run import read_metrics, read_run, versions
 from .settings import UserError, load_settings
 from .speed import one_thread
 from iris_edu.store import (
@@ -63,7 +65,7 @@ from .training import train
 from .transformer import TransformerConfig
 from .world_model import WorldModelConfig, parameter_groups
 
-_all_ = ["Trained", "load_trained", "read_manifest", "state"]
+_all_ = ["load_trained", "read_manifest", "state"]
 
 # %% ../nbs/A7_material.ipynb #8f05e6ba
 def hold(count, draw, keep=0.8, weights=None):

@@ -37,12 +37,13 @@ from .own_data import held_out_part
 from .plots import to_uint8
 from .recordings import record
 from .replay import to_float
-from .runs import end_with_parent, generator
+from .rng import generator
+from .run import end_with_parent
 from .settings import UserError
 from .speed import one_thread, side_by_side
 from .store import state
 from .typed import Positive, Seed, Whole
-from .widgets import Gallery, View, action_names, row
+from .views.gallery import Gallery, View, action_names, row
 
 # %% ../nbs/A10_play.ipynb #fbf3a9e3
 def opened(name, trust=()):

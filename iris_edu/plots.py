@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'NAMED', 'to_uint8', 'strip', 'drawing', 'show_frames', 'show_tokens', 'plot_curves', 'plot_intervals',
-           'agent_map']
+           'show_heat', 'show_boxes', 'agent_map']
 
 # %% ../nbs/A2_plots.ipynb #f07a0d7f
 import re
@@ -387,6 +387,40 @@ def plot_intervals(panels, alt: str = ""):
     fig.alt = alt or "; ".join(words)
     return fig
 
+# %% ../nbs/A2_plots.ipynb #5d0e1a02
+def _matrix(ax, matrix, title, low, high):
+    "One matrix as colours, its rows counted downwards and its columns to the right."
+    image = ax.imshow(matrix, cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
+    ax.set_title(title, fontsize=9)
+    for axis, count in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
+        axis.set_ticks(range(0, count, max(1, -(-count // 8))))
+    return image
+
+
+def show_heat(panels, xlabel: str, ylabel: str, alt: str = ""):
+    """A figure of matrices {title: (rows, columns)} side by side in one scale of colour.
+
+    Low is dark, high is yellow; the labels name what columns and rows are, `alt` says in words what
+    is seen.
+    """
+    panels = {title: _to_numpy(m).astype(float) for title, m in panels.items()}
+    across = min(len(panels), 4)
+    down = -(-len(panels) // across)
+    fig = drawing(2.4 * across + 0.7, 2.5 * down, layout="constrained")
+    axes = fig.subplots(down, across, squeeze=False)
+    low, high = min(m.min() for m in panels.values()), max(m.max() for m in panels.values())
+    for ax, (title, matrix) in zip(axes.flat, panels.items()):
+        image = _matrix(ax, matrix, title, low, high)
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for row in axes:
+        row[0].set_ylabel(ylabel)
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    fig.colorbar(image, ax=axes, shrink=0.8)
+    fig.alt = alt or f"{ylabel} against {xlabel} in colours: {_in_words(panels)}"
+    return fig
+
 # %% ../nbs/A2_plots.ipynb #1815f39d
 _PARTS = dict(
     envs="env",
@@ -486,6 +520,38 @@ def _inside(part, whole, lit):
     if lit != whole:
         return _ink(part, lit)
     return dict(fill=_blend(colour, 0.82), edge="white", text="#222222", weight="normal")
+
+# %% ../nbs/A2_plots.ipynb #5d0e1a03
+def _link(ax, start, end, colour):
+    "An arrow between two boxes: from edge to edge, an arc over them if they are level."
+    rise = end[1] - start[1]
+    out = 0 if rise == 0 else 0.34 if rise > 0 else -0.34
+    over = 0.34 if rise == 0 else 0
+    style = dict(arrowstyle="-|>", color=COLOURS.get(colour, "#666666"), lw=1.2, shrinkA=0)
+    style |= dict(shrinkB=0, connectionstyle="arc3,rad=-0.4" if over else "arc3,rad=0")
+    tail, head = (start[0], start[1] + out + over), (end[0], end[1] - out + over)
+    ax.annotate("", head, tail, zorder=4, arrowprops=style)
+
+
+def show_boxes(boxes, arrows=(), alt: str = ""):
+    """A drawing of boxes (x, y, text, colour) and arrows ((x, y), (x, y), colour) between them.
+
+    Neighbours are one unit apart. A colour is a name of COLOURS, "grey", or None: text alone for a
+    box, grey for an arrow. `alt` says in words what is seen.
+    """
+    columns, rows = [box[0] for box in boxes], [box[1] for box in boxes]
+    left, right, low, high = min(columns), max(columns), min(rows), max(rows)
+    fig, ax = _figure(0.75 * (right - left + 1.1), 0.62 * (high - low + 1.0))
+    ax.set(xlim=(left - 0.55, right + 0.55), ylim=(low - 0.5, high + 0.5))
+    for x, y, text, name in boxes:
+        colour = COLOURS.get(name, "#888888")
+        fill, edge = (_blend(colour, 0.72), colour) if name else ("none", "none")
+        ink = dict(fill=fill, edge=edge, text="#222222", weight="normal")
+        _box(ax, x - 0.42, y - 0.3, 0.84, 0.6, ink, text)
+    for start, end, colour in arrows:
+        _link(ax, start, end, colour)
+    fig.alt = alt or f"Boxes and arrows: {_in_words(box[2] for box in boxes)}"
+    return fig
 
 # %% ../nbs/A2_plots.ipynb #35dea6b0
 def _screen():

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from .collect import evaluate_policy, to_frames
+from .rng import generator
+from .run import noted, read_metrics, read_run
 
 from . import plots
 from .agent import build_dream, is_shipped, load_trained
@@ -21,8 +24,6 @@ from .config import game_of, make_environment
 from .files import atomic_write
 from .imagination import rollout
 from .own_data import cut, held_out_part
-from .runs import generator, noted, read_metrics, read_run
-from .training import evaluate_policy, to_frames
 
 # %% ../nbs/A5_report.ipynb #e3710e71
 def embed(picture, alt):

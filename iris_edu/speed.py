@@ -25,20 +25,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .config import LEARNERS, learns, of_learner
 from .imagination import Dream, Trajectory, imagine
-from .runs import versions
-from iris_edu.training import (
-    LEARNERS,
-    Plain,
-    Trainer,
-    autocast,
-    collect_epoch,
-    learns,
-    make_draws,
-    of_learner,
-    pick_execution,
-    update_once,
-)
+from .rng import make_generators
+from .run import versions
+from .training import Plain, Trainer, autocast, collect_epoch, pick_execution, update_once
 from .transformer import attend
 
 # %% ../nbs/11_speed.ipynb #75411664
@@ -78,7 +69,7 @@ def parts(trainer):
     Call}: an update of each learner, an imagined rollout for one dream and for a batch, batches
     from the replay.
     """
-    draw, config = make_draws(0, "bench", device=trainer.device), trainer.config
+    draw, config = make_generators(0, "bench", device=trainer.device), trainer.config
 
     def update(name):
         learner = getattr(trainer.agent, name).train()
@@ -88,7 +79,7 @@ def parts(trainer):
     @torch.no_grad()
     def dreams(count):
         with autocast(trainer):
-            start = trainer.tokens(trainer.replay.sample(count, 1, draw.host).slots[:, 0])
+            start = trainer.cache.tokens(trainer.replay.sample(count, 1, draw.host).slots[:, 0])
             policy = trainer.agent.actor_critic
             trainer.execution.imagine(
                 trainer.dream,
@@ -448,9 +439,9 @@ def epoch_seconds(config, epoch, ms, shrink, keeps):
 # %% ../nbs/11_speed.ipynb #df86bbeb
 def look_again(trainer):
     "Tokens and reconstructions of every frame held, made anew."
-    trainer.forget()
+    trainer.cache.forget()
     with autocast(trainer):
-        trainer.reconstructions(torch.arange(trainer.replay.num_steps, device=trainer.device))
+        trainer.cache.reconstructions(torch.arange(trainer.replay.num_steps, device=trainer.device))
 
 
 def cut(config, shrink, steps):

@@ -22,6 +22,7 @@ from iris_edu.transformer import (
     KVCache,
     LearntPositions,
     Transformer,
+    TransformerConfig,
     init_weights,
 )
 from .typed import Width, check_fields, one_of
@@ -44,31 +45,37 @@ class WorldModelConfig:
 
 # %% ../nbs/06_world_model.ipynb #5aeae488
 class FrameActionLayout(nn.Module):
-    """K frame tokens, then the action, step after step (paper 2.2, A.2), embedded by two tables
-    (protocol SequenceLayout).
+    """K frame tokens, then the action, step after step (paper 2.2, A.2), protocol SequenceLayout.
+
+    Tokens and actions have an embedding table each.
     """
 
-    def __init__(self, config, width, vocabulary, actions, tokens_per_frame):
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        width: int,
+        vocabulary: int,
+        actions: int,
+        tokens_per_frame: int,
+    ):
         super().__init__()
         self.block, self.context = tokens_per_frame + 1, config.steps * (tokens_per_frame + 1)
-        self.token_table, self.action_table = (
-            nn.Embedding(vocabulary, width),
-            nn.Embedding(actions, width),
-        )
+        self.token_table = nn.Embedding(vocabulary, width)
+        self.action_table = nn.Embedding(actions, width)
         self.apply(init_weights)
 
-    def embed_tokens(self, tokens, first=0):
+    def embed_tokens(self, tokens: Tensor, first: int = 0) -> Tensor:
         "tokens int64 (B, n), number `first` and following of a frame -> (B, n, D)."
         return self.token_table(tokens)
 
-    def embed_actions(self, actions):
+    def embed_actions(self, actions: Tensor) -> Tensor:
         "actions int64 (B, m) -> (B, m, D)."
         return self.action_table(actions)
 
-    def interleave(self, tokens, actions):
+    def interleave(self, tokens: Tensor, actions: Tensor) -> Tensor:
         """tokens int64 (B, T, K), actions int64 (B, T) or (B, T-1) -> (B, S, D).
 
-        With T-1 actions the last frame has none.
+        With T-1 actions the last frame has none. UserError for other shapes.
         """
         steps, given = tokens.shape[1], actions.shape[1]
         if tokens.shape[2] + 1 != self.block or given not in (steps, steps - 1):
@@ -80,93 +87,93 @@ class FrameActionLayout(nn.Module):
         both = torch.cat([self.embed_tokens(tokens), actions.unsqueeze(2)], 2)
         return both.flatten(1, 2)[:, : steps * self.block - (steps - given)]
 
-    def token_positions(self, steps):
-        """All positions but the last token of each frame, whose successor, the action, nobody
-        predicts -> int64 (steps * K,).
-        """
-        places = torch.arange(steps * self.block, device=self.token_table.weight.device).view(
-            steps, self.block
-        )
-        return torch.cat([places[:, :-2], places[:, -1:]], 1).flatten()
+    def token_positions(self, steps: int) -> Tensor:
+        """The positions that predict a token -> int64 (steps * K,).
 
-    def action_positions(self, steps):
+        All but the last token of each frame, whose successor, the action, nobody predicts.
+        """
+        device = self.token_table.weight.device
+        positions = torch.arange(steps * self.block, device=device).view(steps, self.block)
+        return torch.cat([positions[:, :-2], positions[:, -1:]], 1).flatten()
+
+    def action_positions(self, steps: int) -> Tensor:
         "The action's position in each step: it predicts reward and ending -> int64 (steps,)."
         return torch.arange(1, steps + 1, device=self.token_table.weight.device) * self.block - 1
 
-    def labels(self, tokens, mask):
-        """Each frame token but the very first, -100 in padded frames and after the last action ->
-        int64 (B, T * K).
+    def labels(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Each frame token but the very first -> int64 (B, T * K).
+
+        -100 in padded frames and after the last action.
         """
         tokens = tokens.masked_fill(~mask.unsqueeze(-1), -100).flatten(1)
         return F.pad(tokens[:, 1:], (0, 1), value=-100)
 
 # %% ../nbs/06_world_model.ipynb #3cd0c3f4
-def masked_cross_entropy(logits, labels, mask):
-    """Mean cross-entropy of logits (B, T, C) against labels (B, T) where mask (B, T) is True, in
-    float32 -> scalar.
+def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy in float32 where the mask is True -> scalar, in nats.
+
+    Logits (B, T, C), labels int64 (B, T), mask bool (B, T).
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.masked_fill(~mask, -100).flatten())
+    labels = labels.masked_fill(~mask, -100)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
 # %% ../nbs/06_world_model.ipynb #1911a87e
-def sample_categorical(logits, generator):
-    """Draws an index from softmax(logits) (..., N) without leaving the device (the Gumbel-max
-    trick) -> int64 (...).
+def sample_categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """An index drawn from softmax(logits) (..., N) -> int64 (...).
+
+    The Gumbel-max trick: nothing leaves the device.
     """
     noise = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
     return (logits.float() - noise.log()).argmax(-1)
 
 # %% ../nbs/06_world_model.ipynb #47d045a3
-def head(width, outputs):
+def head(width: int, outputs: int) -> nn.Sequential:
     "A two-layer ReLU network width -> width -> outputs, as on top of the authors' Transformer."
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
 
 
 class Heads(nn.Module):
-    """Three two-layer heads: next token, reward (sign or value), ending (protocol HeadsLike.
+    """Next token, reward (sign or value) and ending, equations 1 to 3 (protocol HeadsLike)."""
 
-    Paper equations 1 to 3).
-    """
-
-    def __init__(self, config, width, vocabulary):
+    def __init__(self, config: WorldModelConfig, width: int, vocabulary: int):
         super().__init__()
         self.kind = config.reward
         self.tokens, self.endings = head(width, vocabulary), head(width, 2)
         self.rewards = head(width, 3 if self.kind == "sign" else 1)
         self.apply(init_weights)
 
-    def reward_loss(self, out, rewards, mask):
-        """Cross-entropy on the sign, or squared error of the value.
+    def reward_loss(self, out: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy on the sign, or squared error of the value -> scalar.
 
-        Out (B, T, 3 or 1), rewards (B, T), mask (B, T) -> scalar.
+        Out (B, T, 3 or 1), rewards (B, T), mask (B, T).
         """
         if self.kind == "sign":
             return masked_cross_entropy(out, rewards.sign().long() + 1, mask)
         return ((out[..., 0].float() - rewards).square() * mask).sum() / mask.sum()
 
-    def sample_reward(self, out, generator):
-        """out (B, 3) -> -1, 0 or 1 drawn from the softmax.
+    def sample_reward(self, out: Tensor, generator: torch.Generator) -> Tensor:
+        """A reward float (B,): -1, 0 or 1 drawn from the softmax of out (B, 3).
 
-        Out (B, 1) -> the predicted value; float (B,).
+        Out (B, 1) is the predicted value itself.
         """
-        return (
-            (sample_categorical(out, generator) - 1).float()
-            if self.kind == "sign"
-            else out[..., 0].float()
-        )
+        if self.kind == "sign":
+            return (sample_categorical(out, generator) - 1).float()
+        return out[..., 0].float()
 
 # %% ../nbs/06_world_model.ipynb #fbd21f38
 class SequenceModel(nn.Module):
-    """The Transformer over frame and action tokens with its three heads (paper 2.2), read and
-    trained on whole segments.
+    """The Transformer over frame and action tokens with its three heads (paper 2.2).
+
+    It is read and trained on whole segments.
     """
 
     def __init__(
         self,
-        config,
-        transformer,
-        vocabulary,
-        actions,
-        tokens_per_frame,
+        config: WorldModelConfig,
+        transformer: TransformerConfig,
+        vocabulary: int,
+        actions: int,
+        tokens_per_frame: int,
         attention=CausalAttention,
         positions=LearntPositions,
         layout=FrameActionLayout,
@@ -179,26 +186,24 @@ class SequenceModel(nn.Module):
         if transformer.init_std != 0.02:
             self.apply(partial(init_weights, std=transformer.init_std))
 
-    def forward(self, tokens, actions):
-        """tokens (B, T, K), actions (B, T) -> token logits (B, T*K, N), reward outputs (B, T, 3 or
-        1), ending logits (B, T, 2).
+    def forward(self, tokens: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens int64 (B, T, K), actions int64 (B, T) -> the outputs of the three heads.
+
+        Token logits (B, T*K, N), rewards (B, T, 3 or 1), ending logits (B, T, 2).
         """
+        steps = tokens.shape[1]
         y, _ = self.transformer(self.layout.interleave(tokens, actions))
-        at_tokens, at_actions = (
-            y[:, where(tokens.shape[1])]
-            for where in (self.layout.token_positions, self.layout.action_positions)
-        )
-        return (
-            self.heads.tokens(at_tokens),
-            self.heads.rewards(at_actions),
-            self.heads.endings(at_actions),
-        )
+        at_tokens = y[:, self.layout.token_positions(steps)]
+        at_actions = y[:, self.layout.action_positions(steps)]
+        rewards, endings = self.heads.rewards(at_actions), self.heads.endings(at_actions)
+        return self.heads.tokens(at_tokens), rewards, endings
 
-    def loss(self, tokens, actions, rewards, dones, mask):
-        """tokens int64 (B, T, K).
+    def loss(
+        self, tokens: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """The scalars transition, reward and ending, to be added up (paper 2.2).
 
-        Actions, rewards, dones, mask (B, T) -> dict of the scalars transition, reward, ending (paper
-        2.2).
+        Tokens int64 (B, T, K); actions, rewards, dones, mask (B, T).
         """
         token_logits, reward_out, ending_logits = self(tokens, actions)
         labels = self.layout.labels(tokens, mask)
@@ -237,65 +242,60 @@ class WorldModel(SequenceModel):
     """
 
     @torch.no_grad()
-    def begin(self, tokens, actions=None):
-        """Reads T frames (B, T, K) with the T-1 actions (B, T-1) between them in one pass, all but
-        the last token -> Memory.
+    def begin(self, tokens: Tensor, actions: Tensor | None = None) -> Memory:
+        """Reads T frames in one pass, all but the last token.
+
+        Tokens (B, T, K), and the T-1 actions (B, T-1) between the frames.
         """
         actions = tokens.new_zeros(len(tokens), 0) if actions is None else actions
         x = self.layout.interleave(tokens, actions)[:, :-1]
-        return Memory(
-            self.transformer(x, self.transformer.empty_cache(len(tokens)))[1], tokens[:, -1, -1]
-        )
+        _, cache = self.transformer(x, self.transformer.empty_cache(len(tokens)))
+        return Memory(cache, tokens[:, -1, -1])
 
     @torch.no_grad()
-    def act(self, memory, action):
-        "Reads the pending token and the action (B,) in one pass -> (Memory, Prediction)."
+    def act(self, memory: Memory, action: Tensor) -> tuple[Memory, Prediction]:
+        "Reads the pending token and the action (B,) in one pass."
         pending = self.layout.embed_tokens(memory.pending[:, None], self.layout.block - 2)
-        y, cache = self.transformer(
-            torch.cat([pending, self.layout.embed_actions(action[:, None])], 1), memory.cache
-        )
-        heads = (
-            part(y[:, -1]) for part in (self.heads.rewards, self.heads.endings, self.heads.tokens)
-        )
-        return Memory(cache, memory.pending), Prediction(*heads)
+        x = torch.cat([pending, self.layout.embed_actions(action[:, None])], 1)
+        y, cache = self.transformer(x, memory.cache)
+        last, heads = y[:, -1], self.heads
+        prediction = Prediction(heads.rewards(last), heads.endings(last), heads.tokens(last))
+        return Memory(cache, memory.pending), prediction
 
     @torch.no_grad()
-    def extend(self, memory, token):
-        """Reads one token (B,) of the new frame, not its last -> (Memory, logits (B, N) of the
-        token after it).
-        """
+    def extend(self, memory: Memory, token: Tensor) -> tuple[Memory, Tensor]:
+        "Reads one token (B,) of the new frame, not its last -> logits (B, N) of the one after it."
         memory, logits = self.read(memory, token[:, None])
         return memory, logits[:, 0]
 
     @torch.no_grad()
-    def read(self, memory, tokens):
-        """Reads the next n tokens (B, n) of the new frame, not its last, in one pass -> (Memory,
-        logits (B, n, N) of the token after each).
+    def read(self, memory: Memory, tokens: Tensor) -> tuple[Memory, Tensor]:
+        """Reads the next n tokens (B, n) of the new frame, not its last, in one pass.
+
+        The logits (B, n, N) are those of the token after each.
         """
-        y, cache = self.transformer(
-            self.layout.embed_tokens(tokens, memory.cache.length % self.layout.block), memory.cache
-        )
+        x = self.layout.embed_tokens(tokens, memory.cache.length % self.layout.block)
+        y, cache = self.transformer(x, memory.cache)
         return Memory(cache, memory.pending), self.heads.tokens(y)
 
-    def rewind(self, memory, count):
-        "As if the last `count` tokens had not been read; no pass -> Memory."
+    def rewind(self, memory: Memory, count: int) -> Memory:
+        "As if the last `count` tokens had not been read; no pass."
         return Memory(memory.cache._replace(length=memory.cache.length - count), memory.pending)
 
-    def finish(self, memory, last_token):
-        "Keeps the frame's last token (B,) for the next call of act; no pass -> Memory."
+    def finish(self, memory: Memory, last_token: Tensor) -> Memory:
+        "Keeps the frame's last token (B,) for the next call of act; no pass."
         return Memory(memory.cache, last_token)
 
-    def room(self, memory):
+    def room(self, memory: Memory) -> int:
         "How many calls of act (each with the frame that follows it) still fit in the context."
-        return (
-            self.layout.context - memory.cache.length + self.layout.block - 2
-        ) // self.layout.block
+        free = self.layout.context - memory.cache.length
+        return (free + self.layout.block - 2) // self.layout.block
 
-    def sample_reward(self, prediction, generator):
+    def sample_reward(self, prediction: Prediction, generator: torch.Generator) -> Tensor:
         "Reward float (B,): a sign drawn from its distribution, or the value for reward='mse'."
         return self.heads.sample_reward(prediction.reward, generator)
 
-    def sample_ending(self, prediction, generator):
+    def sample_ending(self, prediction: Prediction, generator: torch.Generator) -> Tensor:
         "bool (B,), drawn from its distribution: True where the episode ends."
         return sample_categorical(prediction.ending, generator).bool()
 
@@ -303,27 +303,27 @@ class WorldModel(SequenceModel):
 class DynamicsModel(Protocol):
     """A world model as the dream and the trainer use it.
 
-    Anything with these methods can replace the Transformer.
+    Anything with these methods can replace the Transformer; its memory is any NamedTuple.
     """
 
     def loss(
         self, tokens: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor, mask: Tensor
-    ) -> dict:
-        """tokens (B, T, K), actions, rewards, dones, mask (B, T) -> scalars to be added up, for
-        example transition, reward, ending.
+    ) -> dict[str, Tensor]:
+        """Scalars to be added up, for example transition, reward and ending.
+
+        Tokens int64 (B, T, K); actions, rewards, dones, mask (B, T).
         """
 
     def begin(self, tokens: Tensor, actions: Tensor | None = None) -> tuple:
-        """Reads T frames (B, T, K) and the T-1 actions (B, T-1) between them -> memory (a
-        NamedTuple).
-        """
+        """Reads T frames (B, T, K) and the T-1 actions (B, T-1) between them -> memory."""
 
-    def act(self, memory: tuple, action: Tensor) -> tuple:
+    def act(self, memory: tuple, action: Tensor) -> tuple[tuple, Prediction]:
         "action (B,) -> (memory, Prediction)."
 
-    def extend(self, memory: tuple, token: Tensor) -> tuple:
-        """The next token (B,) of the new frame, not the last -> (memory, logits (B, N) of the one
-        after).
+    def extend(self, memory: tuple, token: Tensor) -> tuple[tuple, Tensor]:
+        """The next token (B,) of the new frame, not the last.
+
+        The logits (B, N) are those of the one after it.
         """
 
     def finish(self, memory: tuple, last_token: Tensor) -> tuple:
@@ -339,16 +339,16 @@ class DynamicsModel(Protocol):
         "-> bool (B,), True where the episode ends."
 
 # %% ../nbs/06_world_model.ipynb #6ec115d2
-def parameter_groups(model, weight_decay):
-    """Weight decay on the weights of Linear layers and on nothing else -> two groups for AdamW (the
-    authors' code; decay 0.01, table 4).
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups for AdamW: the weights of Linear layers decay, and nothing else does.
+
+    As in the authors' code; decay 0.01 (table 4).
     """
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        dict(params=[p for p in parameters if id(p) in linear], weight_decay=weight_decay),
-        dict(params=[p for p in parameters if id(p) not in linear], weight_decay=0.0),
-    ]
+    decayed = [p for p in parameters if id(p) in linear]
+    free = [p for p in parameters if id(p) not in linear]
+    return [dict(params=decayed, weight_decay=weight_decay), dict(params=free, weight_decay=0.0)]
 
 # %% ../nbs/06_world_model.ipynb #854c7a47
 class SequenceLayout(Protocol):
@@ -379,8 +379,9 @@ class SequenceLayout(Protocol):
         "The positions that predict reward and ending -> int64 (steps,)."
 
     def labels(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What token_positions must predict -> int64 (B, T * K), -100 where there is nothing to
-        learn.
+        """What token_positions must predict -> int64 (B, T * K).
+
+        -100 where there is nothing to learn.
         """
 
 # %% ../nbs/06_world_model.ipynb #614011c6
@@ -397,8 +398,9 @@ class HeadsLike(Protocol):
         "y (..., D) -> logits (..., 2) of going on and ending."
 
     def reward_loss(self, out: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-        """out (B, T, any), rewards float (B, T), mask bool (B, T) -> mean loss over the real steps,
-        a scalar.
+        """The mean loss over the real steps, a scalar.
+
+        Out (B, T, any), rewards float (B, T), mask bool (B, T).
         """
 
     def sample_reward(self, out: Tensor, generator: torch.Generator) -> Tensor:

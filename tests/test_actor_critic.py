@@ -15,6 +15,7 @@ from iris_edu.actor_critic import (
     counted_steps,
     lambda_returns,
     sample_actions,
+    squared_error,
 )
 from iris_edu.imagination import Trajectory
 from iris_edu.settings import UserError
@@ -205,6 +206,49 @@ def test_the_actor_term_does_not_train_the_critic_and_the_other_way_round():
     from_values = torch.autograd.grad(losses["values"], heads, allow_unused=True)
     assert from_actions[1] is None or from_actions[1].abs().max() == 0
     assert from_values[0] is None or from_values[0].abs().max() == 0
+
+
+class Absolute(ActorCritic):
+    "A critic with a loss of its own."
+
+    def value_loss(self, values, targets):
+        return (values - targets).abs()
+
+
+def test_the_value_loss_belongs_to_the_policy():
+    plain, rollout = tiny_policy(), tiny_rollout(None)
+    other = Absolute(TINY, actions=3, size=16)
+    other.load_state_dict(plain.state_dict())
+    squared, absolute = (actor_critic_loss(p, rollout, TINY) for p in (plain, other))
+    assert squared["actions"] == absolute["actions"] and squared["entropy"] == absolute["entropy"]
+    with torch.no_grad():
+        _, values, _ = plain.unroll(rollout.frames, rollout.policy_state)
+    targets = lambda_returns(rollout.rewards, values, rollout.dones, TINY.discount, TINY.lam)
+    errors = values[:, :-1] - targets
+    torch.testing.assert_close(squared["values"], errors.square().mean())
+    torch.testing.assert_close(absolute["values"], errors.abs().mean())
+    assert squared_error(values[:, :-1], targets).equal(errors**2)
+
+
+class TokenPolicy(torch.nn.Module):
+    "A policy without memory that reads tokens and has no value_loss: one row of numbers a token."
+
+    reads = "tokens"
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(8, 3)
+
+    def unroll(self, tokens, state, mask=None):
+        logits = self.table(tokens).mean(2)
+        return logits, logits.sum(-1), state
+
+
+def test_a_policy_learns_from_tokens_alone():
+    torch.manual_seed(0)
+    policy, rollout = TokenPolicy(), tiny_rollout(None)._replace(frames=None)
+    sum(actor_critic_loss(policy, rollout, TINY).values()).backward()
+    assert policy.table.weight.grad.abs().sum() > 0
 
 
 def spoil_after_end(rollout):

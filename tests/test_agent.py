@@ -12,19 +12,19 @@ import torch
 from micro import configuration
 from safetensors import safe_open
 
-from iris_edu import cli, runs
+from iris_edu import checkpoint, cli
 from iris_edu.agent import beside, build_agent, load_run, load_trained, out_of_memory, save_agent
-from iris_edu.config import LEARNERS, config_to_dict
-from iris_edu.runs import (
+from iris_edu.checkpoint import (
     CHECKPOINT,
     PREVIOUS,
     checkpoint_sum,
     load_checkpoint,
     newest_checkpoint,
     read_checkpoint,
-    read_run,
     saved_epoch,
 )
+from iris_edu.config import LEARNERS, config_to_dict
+from iris_edu.run import read_run
 from iris_edu.settings import UserError
 from iris_edu.training import train
 
@@ -253,7 +253,7 @@ def test_what_may_not_be_read_is_not_called_damaged(run, monkeypatch):
     def forbidden(*names, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(runs, "open", forbidden, raising=False)
+    monkeypatch.setattr(run, "open", forbidden, raising=False)
     with pytest.raises(UserError, match="permission is denied") as error:
         load_checkpoint(run)
     assert "mv " not in str(error.value) and "damaged" not in str(error.value)
@@ -388,7 +388,7 @@ def test_half_precision_and_missing_parts(tmp_path):
     )
     with pytest.raises(UserError, match="holds no tokenizer and no actor_critic"):
         found.agent
-    assert newest_checkpoint(tmp_path) is None and dataclasses.is_dataclass(runs.Header)
+    assert newest_checkpoint(tmp_path) is None and dataclasses.is_dataclass(checkpoint.Header)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from iris_edu.callbacks import Progress, TensorBoard
 from torch import nn
 
 from iris_edu import checks, cli
@@ -16,7 +17,7 @@ from iris_edu.imagination import CategoricalSampler, imagine
 from iris_edu.replay import UniformSegments
 from iris_edu.settings import UserError
 from iris_edu.tokenizer import LPIPS, Tokenizer, VectorQuantizer
-from iris_edu.training import Plain, Progress, TensorBoard
+from iris_edu.training import Plain
 from iris_edu.transformer import CausalAttention, LearntPositions
 from iris_edu.world_model import FrameActionLayout, Heads, WorldModel
 
@@ -183,6 +184,16 @@ class Restless(ActorCritic):
 
     def unroll(self, frames, state, mask=None):
         return super().unroll(frames, state)
+
+
+class Content(ActorCritic):
+    def value_loss(self, values, targets):
+        return 0 * values
+
+
+class Summed(ActorCritic):
+    def value_loss(self, values, targets):
+        return (values - targets).square().sum()
 
 
 class Stored(ActorCritic):
@@ -403,6 +414,8 @@ BROKEN = [
         wrap(ActorCritic, forward=lambda old, f, s: (*old(f, s)[:2], list(old(f, s)[2]))),
         "flat tuple of tensors with the batch first",
     ),
+    ("policy", Content, "value_loss is as small"),
+    ("policy", Summed, "value_loss: errors has shape"),
     ("policy", Stored, "all memory in the state that is passed"),
     (
         "policy",

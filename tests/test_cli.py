@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from iris_edu.run import RunFile, append_metrics, write_run
 
 from iris_edu import cli, commands
 from iris_edu.config import PRESETS
-from iris_edu.runs import RunFile, append_metrics, write_run
 
 EXE = Path(sys.executable).with_name("iris-edu")
 QUICK = (

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from iris_edu.checkpoint import FORMAT, Header
+from iris_edu.run import RunFile, read_run, write_run
 
-from iris_edu import cli, runs
+from iris_edu import checkpoint, cli, run
 from iris_edu.config import (
     CHANGEABLE,
     PRESETS,
@@ -28,7 +30,6 @@ from iris_edu.config import (
     maker,
     resolve,
 )
-from iris_edu.runs import FORMAT, Header, RunFile, read_run, write_run
 from iris_edu.settings import UserError
 from iris_edu.typed import kinds_of
 
@@ -258,7 +259,7 @@ def test_callbacks_wait_too(home):
     [
         "iris_edu.training:os",
         "iris_edu.cli:main",
-        "iris_edu.runs:subprocess",
+        "iris_edu.run:subprocess",
         "iris_edu.files:atomic_write",
     ],
 )
@@ -310,13 +311,13 @@ def test_training_does_not_run_what_only_the_folder_names(theirs, capsys):
     (theirs / "config.json").write_text(
         json.dumps({"version": 2, "config": with_value(("parts", "callbacks"), ["evil:Thing"])})
     )
-    runs.save_checkpoint(theirs, {}, Header(TINY, 3, epoch=1))
+    checkpoint.save_checkpoint(theirs, {}, Header(TINY, 3, epoch=1))
     assert cli.main(["train", "--preset", "tiny", "--run-dir", str(theirs)]) == 2
     assert "--trust evil" in capsys.readouterr().err and not Path("mark").exists()
 
 
 def test_a_checkpoint_is_no_back_door_either(theirs, capsys):
-    runs.write_checkpoint(
+    checkpoint.write_checkpoint(
         theirs / "agent.safetensors",
         {},
         Header(config_from_dict(with_value(("parts", "quantizer"), "evil:Thing")), 3, epoch=1),
@@ -368,15 +369,15 @@ def test_a_newer_format_says_so(tmp_path):
 
 
 def test_what_a_run_notes_comes_back(tmp_path):
-    run = RunFile(
+    written = RunFile(
         TINY,
         actions=6,
         versions={"torch": "2"},
-        changes=(runs.Change(3, "training.learning_rate", 1e-3, 1e-4),),
+        changes=(run.Change(3, "training.learning_rate", 1e-3, 1e-4),),
         left_out=(2,),
     )
-    write_run(tmp_path, run)
-    assert read_run(tmp_path) == replace(run, version=FORMAT)
+    write_run(tmp_path, written)
+    assert read_run(tmp_path) == replace(written, version=FORMAT)
 
 
 # --- what may change

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from micro import SIZES
 
-from iris_edu.runs import CHECKPOINT, load_checkpoint, read_metrics
+from iris_edu.checkpoint import CHECKPOINT, load_checkpoint
+from iris_edu.run import read_metrics
 
 KILLS = 50
 MICRO = [
@@ -31,7 +32,7 @@ processes.set_forkserver_preload(["iris_edu.commands", "iris_edu.report"])
 def run(folder, die_at=None, words=()):
     """One life of a run in `folder`, with further option `words`.
 
-    `die_at` = (function name in iris_edu.runs or os, which call) kills it inside a checkpoint
+    `die_at` = (function name in iris_edu.run or os, which call) kills it inside a checkpoint
     write.
     """
     import torch

@@ -7,8 +7,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from iris_edu.collect import evaluate_policy
+from iris_edu.rng import generator
+from iris_edu.run import RunFile, write_run
 
 from iris_edu import cli, settings
+from iris_edu.agent import load_run
 from iris_edu.envs import ATARI_100K, make_env
 from iris_edu.evaluation import (
     aggregates,
@@ -29,9 +33,8 @@ from iris_edu.evaluation import (
 )
 from iris_edu.imagination import Dream, DreamState
 from iris_edu.replay import Batch
-from iris_edu.runs import RunFile, generator, write_run
 from iris_edu.settings import UserError
-from iris_edu.training import PRESETS, build_agent, evaluate_policy, load_run, train
+from iris_edu.training import PRESETS, build_agent, train
 
 
 class Counter:

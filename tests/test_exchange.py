@@ -13,6 +13,7 @@ from torch import nn
 
 from iris_edu import cli
 from iris_edu.agent import build_agent, load_trained
+from iris_edu.checkpoint import CHECKPOINT
 from iris_edu.config import PRESETS
 from iris_edu.exchange import (
     convert,
@@ -26,7 +27,6 @@ from iris_edu.exchange import (
 )
 from iris_edu.own_data import import_recordings
 from iris_edu.recordings import concatenate, load_recording
-from iris_edu.runs import CHECKPOINT
 from iris_edu.settings import UserError
 from iris_edu.training import train
 

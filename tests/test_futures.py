@@ -11,7 +11,7 @@ from iris_edu.envs import make_env
 from iris_edu.material import load_episodes, load_trained
 from iris_edu.recordings import Recording, record
 from iris_edu.settings import UserError
-from iris_edu.widgets import View
+from iris_edu.views.gallery import View
 
 torch.set_num_threads(1)
 

@@ -13,13 +13,15 @@ import torch
 from safetensors import safe_open
 
 from iris_edu import cli, material
+from iris_edu.agent import Trained
+from iris_edu.checkpoint import checkpoint_sum, read_checkpoint
+from iris_edu.config import LEARNERS
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.evaluation import evaluate_run
 from iris_edu.material import (
     GAMES,
     MATERIAL,
     PARTS,
-    Trained,
     load_episodes,
     load_trained,
     save_trained,
@@ -28,10 +30,9 @@ from iris_edu.material import (
 )
 from iris_edu.recordings import Recording, load_recording, rebuild
 from iris_edu.replay import to_float
-from iris_edu.runs import checkpoint_sum, read_checkpoint
 from iris_edu.settings import UserError, load_settings
 from iris_edu.store import SHIPPED
-from iris_edu.training import LEARNERS, PRESETS, build_agent
+from iris_edu.training import PRESETS, build_agent
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"

@@ -16,6 +16,7 @@ from micro import configuration
 from PIL import Image
 
 from iris_edu import cli
+from iris_edu.config import make_environment
 from iris_edu.evaluation import evaluate_run
 from iris_edu.own_data import (
     DATASET,
@@ -29,11 +30,11 @@ from iris_edu.own_data import (
 from iris_edu.play import Game, opened
 from iris_edu.recordings import concatenate
 from iris_edu.replay import ReplayBuffer, ReplayConfig
-from iris_edu.runs import read_metrics, read_run
+from iris_edu.run import read_metrics, read_run
 from iris_edu.settings import UserError
 from iris_edu.sources import frames_before, read_steps
-from iris_edu.training import make_environment, train
-from iris_edu.widgets import action_names
+from iris_edu.training import train
+from iris_edu.views.gallery import action_names
 
 SCHEDULE = "--training.epochs 3 --training.collect-epochs 3 --training.collect-steps 8 --training.updates 1 --training.evaluate-every 2".split()
 

@@ -9,7 +9,7 @@ import ipywidgets
 import pytest
 import torch
 
-from iris_edu import play, widgets
+from iris_edu import play
 from iris_edu.cli import main
 from iris_edu.settings import UserError
 
@@ -100,7 +100,7 @@ def test_without_a_loop_play_says_so(catch):
     assert pad.voice.wrong and "JupyterLab" in pad.voice.status and pad.playing is None
 
 
-@pytest.mark.parametrize("view", [play.DreamPad, widgets.TokenEditor, widgets.Codebook])
+@pytest.mark.parametrize("view", [play.DreamPad])
 def test_no_widget_hides_what_ipywidgets_needs(view):
     needed = {
         "open",
@@ -132,13 +132,6 @@ def test_a_snapshot_stays_in_the_notebook_and_no_state(catch):
     }
 
 
-def test_a_defect_in_a_handler_becomes_a_sentence():
-    view, button = widgets.View(), ipywidgets.Button()
-    view.when(button, lambda: 1 / 0)
-    button.click()
-    assert view.voice.wrong and view.voice.status == "ZeroDivisionError: division by zero"
-
-
 def test_a_port_in_use_is_refused(capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -160,20 +153,6 @@ def test_who_starts_again_gets_other_dice(catch):
 def test_play_refuses_in_a_sentence(words, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_dead_codes_are_told_from_used_ones():
-    class Half(torch.nn.Module):
-        grid, vocabulary = 2, 4
-
-        def encode(self, frames):
-            return torch.zeros(len(frames), 4, dtype=torch.int64) + torch.tensor([0, 1, 1, 0])
-
-    words = widgets.read_vocabulary(Half(), torch.rand(3, 3, 8, 8))
-    assert words.counts.tolist() == [6, 6, 0, 0] and words.pictures[2].equal(words.pictures[3])
-    assert widgets.occurrences(words, 2) == [] and [
-        frame for frame, _ in widgets.occurrences(words, 1)
-    ] == [0, 1, 2]
 
 
 def test_a_sketch_changes_the_picture_a_little_and_the_dream_not_at_all(catch):

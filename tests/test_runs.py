@@ -15,23 +15,18 @@ import torch
 from micro import SIZES, configuration
 
 from iris_edu import cli, training
+from iris_edu.apps.watch import summary
+from iris_edu.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
+from iris_edu.collect import Collector, Lost, restore_collector
 from iris_edu.config import make_environment
-from iris_edu.dashboard import Dashboard, summary
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.recordings import Recording, load_recording, record, save_recording
 from iris_edu.replay import ReplayBuffer, ReplayConfig
 from iris_edu.report import write_report
-from iris_edu.runs import (
-    append_metrics,
-    load_checkpoint,
-    lock_run,
-    read_checkpoint,
-    read_metrics,
-    read_run,
-    write_checkpoint,
-)
+from iris_edu.run import append_metrics, lock_run, read_metrics, read_run
 from iris_edu.settings import UserError
-from iris_edu.training import Collector, Lost, restore_collector, train
+from iris_edu.training import train
+from iris_edu.views.dashboard import Dashboard
 
 OPTIONS = "--training.epochs 5 --training.collect-epochs 5 --training.collect-steps 25 --training.updates 2 --training.evaluate-every 0".split()
 MICRO, WORDS = configuration(*OPTIONS), ["train", *SIZES, *OPTIONS]
@@ -376,7 +371,7 @@ def test_what_a_killed_writer_left_is_swept_when_the_run_goes_on(tmp_path):
 
 def test_a_lock_is_given_back_and_a_second_process_waits_for_nothing(tmp_path):
     held = lock_run(tmp_path)
-    code = f"from iris_edu.runs import lock_run; lock_run({str(tmp_path)!r})"
+    code = f"from iris_edu.run import lock_run; lock_run({str(tmp_path)!r})"
     second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "is in use by another iris-edu process" in second.stderr
     held.release()

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from iris_edu.run import RunFile, write_run
 from PIL import Image
 
 from iris_edu import cli
 from iris_edu.envs import ATARI_100K
 from iris_edu.evaluation import normalise, paper_table
-from iris_edu.runs import RunFile, write_run
 from iris_edu.scores import (
     comparable,
     figures,

@@ -14,7 +14,7 @@ from iris_edu.config import REGISTRY
 from iris_edu.imagination import CategoricalSampler, Dream, ImaginationConfig, draw_frame, imagine
 from iris_edu.material import episode_frames, load_trained
 from iris_edu.replay import to_float
-from iris_edu.runs import load_checkpoint
+from iris_edu.run import load_checkpoint
 from iris_edu.settings import UserError
 from iris_edu.training import (
     LOSSES,
@@ -98,7 +98,10 @@ def test_kept_tokens_equal_fresh_ones_after_every_tokenizer_update(tmp_path, gig
     for _ in range(3):
         batch = trainer.replay.sample(6, 5, draw.host)
         frames = to_float(batch.frames)[batch.mask]
-        tokens, pictures = trainer.tokens(batch.slots), trainer.reconstructions(batch.slots)
+        tokens, pictures = (
+            trainer.cache.tokens(batch.slots),
+            trainer.cache.reconstructions(batch.slots),
+        )
         assert torch.equal(tokens[batch.mask], tokenizer.encode(frames))
         torch.testing.assert_close(
             pictures[batch.mask], tokenizer.reconstruct(frames), atol=1e-5, rtol=0
@@ -108,14 +111,14 @@ def test_kept_tokens_equal_fresh_ones_after_every_tokenizer_update(tmp_path, gig
         tokenizer.train()
         update_once(trainer, "tokenizer", draw)
         tokenizer.eval()
-    assert not torch.equal(trainer.reconstructions(batch.slots), seen[-1]), (
+    assert not torch.equal(trainer.cache.reconstructions(batch.slots), seen[-1]), (
         "the test would pass with a tokenizer that never changes"
     )
 
 
 def test_a_new_epoch_forgets_what_the_replay_held_before(tmp_path):
     trainer = started(replace(SMALL, replay=replace(SMALL.replay, capacity=60)), tmp_path)
-    trainer.tokens(torch.arange(40))
+    trainer.cache.tokens(torch.arange(40))
     for name in ("tokenizer", "world_model", "actor_critic"):
         trainer.config = replace(
             trainer.config, training=replace(trainer.config.training, **{f"{name}_after": 9})
@@ -124,7 +127,7 @@ def test_a_new_epoch_forgets_what_the_replay_held_before(tmp_path):
     trainer.epoch_record()
     held = torch.arange(60)
     fresh = trainer.agent.tokenizer.encode(to_float(trainer.replay.frames.permute(0, 3, 1, 2)))
-    assert torch.equal(trainer.tokens(held), fresh)
+    assert torch.equal(trainer.cache.tokens(held), fresh)
 
 
 @pytest.mark.parametrize("name", ["world_model", "actor_critic"])
@@ -146,8 +149,8 @@ def test_reconstructions_that_do_not_fit_are_made_again(tmp_path):
     assert trainer.tokens.keep and not trainer.reconstructions.keep
     slots = torch.tensor([[3, 1], [1, 0]])
     torch.testing.assert_close(
-        trainer.reconstructions(slots),
-        trainer.agent.tokenizer.decode(trainer.tokens(slots)),
+        trainer.cache.reconstructions(slots),
+        trainer.agent.tokenizer.decode(trainer.cache.tokens(slots)),
         atol=1e-5,
         rtol=0,
     )
@@ -164,9 +167,9 @@ def test_what_is_known_is_not_computed_again_not_even_for_no_frames(tmp_path):
     trainer.agent.tokenizer.decoder.register_forward_hook(
         lambda module, inputs, output: asked.append(len(output))
     )
-    first, again = (trainer.reconstructions(torch.tensor([[3, 1], [1, 0]])) for _ in range(2))
+    first, again = (trainer.cache.reconstructions(torch.tensor([[3, 1], [1, 0]])) for _ in range(2))
     assert asked == [3, 3] and torch.equal(first, again)
-    assert trainer.reconstructions(torch.zeros(2, 0, dtype=torch.int64)).shape == (
+    assert trainer.cache.reconstructions(torch.zeros(2, 0, dtype=torch.int64)).shape == (
         2,
         0,
         *first.shape[2:],
@@ -197,7 +200,7 @@ def test_a_single_compiled_dream_guesses_ahead_and_equals_a_plain_one(tmp_path):
         *(torch.Generator().manual_seed(1) for _ in range(2)),
     )
     start, state, plan = (
-        trainer.tokens(torch.arange(1)),
+        trainer.cache.tokens(torch.arange(1)),
         policy.initial_state(1),
         speed.Compiled.__new__(speed.Compiled),
     )
@@ -587,7 +590,7 @@ def test_a_recorded_rollout_equals_a_plain_one_and_is_new_at_every_replay(tmp_pa
         trainer.agent.actor_critic,
         *(torch.Generator("cuda").manual_seed(1) for _ in range(2)),
     )
-    start, state = trainer.tokens(torch.arange(4, device="cuda")), policy.initial_state(4)
+    start, state = trainer.cache.tokens(torch.arange(4, device="cuda")), policy.initial_state(4)
     rollouts = [
         (
             trainer.execution.imagine(trainer.dream, policy, start, state, 8, draw),
@@ -609,7 +612,7 @@ def test_tokens_of_replays_follow_the_distribution_of_plain_dreams(tmp_path):
     "Chi-squared over the first dreamt token of many replays, against as many plain dreams."
     trainer = started(replace(SMALL, device="cuda", execution="captured"), tmp_path)
     policy, many = trainer.agent.actor_critic, 512
-    start = trainer.tokens(torch.zeros(many, dtype=torch.int64, device="cuda"))
+    start = trainer.cache.tokens(torch.zeros(many, dtype=torch.int64, device="cuda"))
 
     def counts(play, seed):
         draw, state = torch.Generator("cuda").manual_seed(seed), policy.initial_state(many)
@@ -703,7 +706,7 @@ def test_words_of_the_replay_are_read_in_full_precision(tmp_path):
     trainer = started(replace(SMALL, precision="bf16"), tmp_path)
     slots = torch.arange(40)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = trainer.tokens(slots)
+        tokens = trainer.cache.tokens(slots)
     assert torch.equal(
         tokens,
         trainer.agent.tokenizer.encode(to_float(trainer.replay.frames[slots].permute(0, 3, 1, 2))),

@@ -12,27 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from iris_edu import cli, recordings, runs
-from iris_edu.config import make_environment
+from iris_edu import checkpoint, cli, recordings, rng, run
+from iris_edu.agent import load_run
+from iris_edu.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
+from iris_edu.collect import evaluate_policy
+from iris_edu.config import LEARNERS, make_environment, of_learner
 from iris_edu.envs import Catch, make_env
 from iris_edu.evaluation import evaluate_run
 from iris_edu.recordings import load_recording
-from iris_edu.runs import CHECKPOINT, PREVIOUS, load_checkpoint, read_metrics, read_run
+from iris_edu.resume import experience_path
+from iris_edu.run import read_metrics, read_run
 from iris_edu.scores import score_report
 from iris_edu.settings import UserError
-from iris_edu.training import (
-    LEARNERS,
-    PRESETS,
-    Trainer,
-    build_agent,
-    build_optimizers,
-    evaluate_agent,
-    evaluate_policy,
-    experience_path,
-    load_run,
-    of_learner,
-    train,
-)
+from iris_edu.training import PRESETS, Trainer, build_agent, build_optimizers, train
+from iris_edu.validation import evaluate_agent
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
 MICRO = replace(
@@ -275,7 +268,7 @@ def test_accumulated_gradients_equal_the_whole_batch(tmp_path):
         trainer.batch = lambda name, length, draw, anchor="start": type(
             "Batch", (), {"frames": (next(pieces)[:, None] * 255).byte()}
         )
-        training.update_once(trainer, "tokenizer", runs.generator(0))
+        training.update_once(trainer, "tokenizer", rng.generator(0))
     for a, b in zip(whole.agent.tokenizer.parameters(), parts.agent.tokenizer.parameters()):
         if a.grad is not None:
             assert (a.grad - b.grad).norm() <= 1e-4 * b.grad.norm() + 1e-5
@@ -491,8 +484,8 @@ def test_full_disk_keeps_the_last_checkpoint(finished, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="space"):
-        runs.save_checkpoint(
-            finished, {"agent.tokenizer.w": torch.zeros(9)}, runs.Header(MICRO, 3, epoch=3)
+        checkpoint.save_checkpoint(
+            finished, {"agent.tokenizer.w": torch.zeros(9)}, checkpoint.Header(MICRO, 3, epoch=3)
         )
     assert {
         path.name: path.read_bytes() for path in finished.iterdir() if path.suffix == ".safetensors"
@@ -525,7 +518,7 @@ def test_same_folder_other_options(finished):
 
 
 def test_second_process_is_refused(finished):
-    lock = runs.lock_run(finished)
+    lock = run.lock_run(finished)
     with pytest.raises(UserError, match="in use"):
         train(MICRO, finished)
     lock.release()

@@ -1,5 +1,7 @@
 """The Transformer: sizes of the paper, causality, and cached passes equal to full ones."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from iris_edu.settings import UserError
-from iris_edu.transformer import CausalAttention, LayerCache, Transformer, TransformerConfig
+from iris_edu.transformer import (
+    CausalAttention,
+    LayerCache,
+    Transformer,
+    TransformerConfig,
+    attend,
+    look_back,
+)
 
 CONTEXT = 24
 SMALL = TransformerConfig(layers=3, heads=2, width=16)
@@ -176,3 +185,43 @@ def test_another_attention_with_a_cache_of_its_own():
         rest, cache = model(x[:, 4:], cache)
         assert_close(torch.cat([y, rest], 1), model(x)[0], atol=1e-5, rtol=0)
     assert cache.keys[0].shape == (2, 1, 9, 8)
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 5))
+def test_who_may_read_whom_against_brute_force(new, old, block):
+    seen = new + old
+    expected = [[j // block <= i // block for j in range(seen)] for i in range(old, seen)]
+    assert look_back(new, seen, block).tolist() == expected
+
+
+def test_blocks_of_one_token_are_causal_bit_for_bit():
+    q, k, v = torch.randn(3, 2, 2, 7, 4)
+    for new in (1, 3, 7):
+        newest = q[:, :, -new:]
+        mask = torch.ones(new, 7, dtype=torch.bool).tril(7 - new)
+        options = dict(is_causal=True) if new == 7 else dict(attn_mask=None if new == 1 else mask)
+        plain = torch.nn.functional.scaled_dot_product_attention(newest, k, v, **options)
+        assert torch.equal(attend(newest, k, v), plain)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=6))
+def test_whole_blocks_through_a_cache_equal_the_full_pass(blocks):
+    blocks = [n for i, n in enumerate(blocks) if 4 * sum(blocks[: i + 1]) <= CONTEXT]
+    model = build(attention=partial(CausalAttention, block=4))
+    x = torch.randn(2, 4 * sum(blocks), SMALL.width)
+    with torch.no_grad():
+        cache, parts = model.empty_cache(2), []
+        for piece in x.split([4 * n for n in blocks], 1):
+            y, cache = model(piece, cache)
+            parts.append(y)
+        assert_close(torch.cat(parts, 1), model(x)[0], atol=1e-5, rtol=0)
+
+
+def test_a_later_block_never_changes_an_earlier_output_and_its_own_always():
+    model, x = build(attention=partial(CausalAttention, block=4)), torch.randn(1, 12, SMALL.width)
+    other = x.clone()
+    other[:, 7] += torch.randn(SMALL.width)
+    with torch.no_grad():
+        change = (model(x)[0] - model(other)[0]).abs().amax(-1)[0]
+    assert change[:4].max() < 1e-6 and (change[4:] > 1e-6).all()

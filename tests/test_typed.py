@@ -371,7 +371,8 @@ def test_objects_in_arrays_are_not_read(tmp_path):
 
 
 def test_no_reader_waits_for_a_pipe(tmp_path):
-    from iris_edu.runs import read_checkpoint
+    from iris_edu.checkpoint import read_checkpoint
+
     from iris_edu.tokenizer import load_vgg16
 
     os.mkfifo(tmp_path / "pipe.npz")

@@ -16,7 +16,7 @@ from .. import plots
 from ..apps.watch import SHOWN, finished, pictures, progress, read_picture
 from ..config import game_of
 from ..report import curves
-from ..runs import METRICS, noted, read_metrics, read_run
+from ..run import METRICS, noted, read_metrics, read_run
 from ..settings import UserError
 
 try:

@@ -17,7 +17,7 @@ from ..agent import Trained
 from ..autoencoder import patches
 from ..imagination import CategoricalSampler, ImaginationConfig, TokenSampler, draw_frame
 from ..recordings import Recording
-from ..runs import generator
+from ..rng import generator
 from ..settings import UserError
 from ..tokenizer import TokenizerLike
 from iris_edu.views.gallery import (

@@ -15,7 +15,7 @@ from ..agent import Trained
 from ..autoencoder import patches
 from ..imagination import Dream, Trajectory, rollout
 from ..recordings import Recording
-from ..runs import generator
+from ..rng import generator
 from ..settings import UserError
 from iris_edu.views.gallery import (
     Gallery,
