@@ -193,10 +193,10 @@ class WatchOptions(Options):
 
 def watch(arguments):
     "Print what the run's folder says, and again every few seconds."
-    from iris_edu import dashboard
+    from iris_edu.apps.watch import watch as look
 
     options = tyro.cli(WatchOptions, args=arguments, prog="iris-edu watch")
-    dashboard.watch(options.run, options.once, options.seconds, options.trust)
+    look(options.run, options.once, options.seconds, options.trust)
 
 # %% ../nbs/A17_commands.ipynb #78260667
 @dataclass(frozen=True)

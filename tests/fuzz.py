@@ -33,7 +33,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, dashboard, evaluation, material, recordings, store, tokenizer
+from iris_edu import agent, cli, evaluation, material, recordings, store, tokenizer
+from iris_edu.apps import watch
 from iris_edu.checkpoint import checkpoint_sum
 from iris_edu.config import (
     CHANGEABLE,
@@ -1875,7 +1876,7 @@ KINDS = {
 FUNCTIONS = {
     "opened": game_module.opened,
     "load_vgg16": tokenizer.load_vgg16,
-    "read_picture": lambda: dashboard.read_picture(PICTURE),
+    "read_picture": lambda: watch.read_picture(PICTURE),
     "load_episodes": lambda: material.load_episodes("Pong"),
     "load_learning": lambda: material.load_learning("small"),
     "paper_table": lambda number: evaluation.paper_table(int(number)),

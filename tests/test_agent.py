@@ -9,20 +9,22 @@ import gymnasium
 import pytest
 import safetensors.torch
 import torch
+from micro import configuration
+from safetensors import safe_open
+
+from iris_edu import checkpoint, cli
+from iris_edu.agent import beside, build_agent, load_run, load_trained, out_of_memory, save_agent
 from iris_edu.checkpoint import (
+    CHECKPOINT,
+    PREVIOUS,
     checkpoint_sum,
     load_checkpoint,
     newest_checkpoint,
     read_checkpoint,
     saved_epoch,
 )
-from iris_edu.run import CHECKPOINT, PREVIOUS, read_run
-from micro import configuration
-from safetensors import safe_open
-
-from iris_edu import checkpoint, cli
-from iris_edu.agent import beside, build_agent, load_run, load_trained, out_of_memory, save_agent
 from iris_edu.config import LEARNERS, config_to_dict
+from iris_edu.run import read_run
 from iris_edu.settings import UserError
 from iris_edu.training import train
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from iris_edu.checkpoint import load_checkpoint
-from iris_edu.run import CHECKPOINT, read_metrics
 from micro import SIZES
+
+from iris_edu.checkpoint import CHECKPOINT, load_checkpoint
+from iris_edu.run import read_metrics
 
 KILLS = 50
 MICRO = [

@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from iris_edu.run import CHECKPOINT
 from micro import configuration
 from torch import nn
 
 from iris_edu import cli
 from iris_edu.agent import build_agent, load_trained
+from iris_edu.checkpoint import CHECKPOINT
 from iris_edu.config import PRESETS
 from iris_edu.exchange import (
     convert,

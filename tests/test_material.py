@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from iris_edu.checkpoint import checkpoint_sum, read_checkpoint
 from safetensors import safe_open
 
 from iris_edu import cli, material
+from iris_edu.agent import Trained
+from iris_edu.checkpoint import checkpoint_sum, read_checkpoint
 from iris_edu.config import LEARNERS
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.evaluation import evaluate_run
@@ -21,7 +22,6 @@ from iris_edu.material import (
     GAMES,
     MATERIAL,
     PARTS,
-    Trained,
     load_episodes,
     load_trained,
     save_trained,

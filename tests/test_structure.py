@@ -27,7 +27,7 @@ MODULES = {module_name(path): path for path in FILES if not path.stem.startswith
 # A module imports only modules that stand to its left.
 ORDER = (
     "settings typed files drawing plots entrance envs replay recordings autoencoder tokenizer transformer world_model imagination actor_critic "
-    "config runs store fetch sources own_data agent exchange training evaluation scores speed material checks report views.gallery views.tokens views.next_token views.attention views.trajectories views.reenactment views.futures views.returns views.game views.play_loop views.dream_pad views.figures apps.serve views.dashboard commands cli"
+    "config runs store fetch sources own_data agent exchange training evaluation scores speed material checks report views.gallery views.tokens views.next_token views.attention views.trajectories views.reenactment views.futures views.returns views.game views.play_loop views.dream_pad views.figures apps.serve apps.watch views.dashboard commands cli"
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.

@@ -11,21 +11,21 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from iris_edu.checkpoint import load_checkpoint
-from iris_edu.collect import evaluate_policy
-from iris_edu.resume import experience_path
-from iris_edu.run import CHECKPOINT, PREVIOUS, read_metrics, read_run
-from iris_edu.validation import evaluate_agent
 
 from iris_edu import checkpoint, cli, recordings, rng, run
 from iris_edu.agent import load_run
+from iris_edu.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
+from iris_edu.collect import evaluate_policy
 from iris_edu.config import LEARNERS, make_environment, of_learner
 from iris_edu.envs import Catch, make_env
 from iris_edu.evaluation import evaluate_run
 from iris_edu.recordings import load_recording
+from iris_edu.resume import experience_path
+from iris_edu.run import read_metrics, read_run
 from iris_edu.scores import score_report
 from iris_edu.settings import UserError
 from iris_edu.training import PRESETS, Trainer, build_agent, build_optimizers, train
+from iris_edu.validation import evaluate_agent
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
 MICRO = replace(

@@ -9,10 +9,9 @@ import ipywidgets
 import pytest
 import torch
 
-from iris_edu import widgets
 from iris_edu.cli import main
 from iris_edu.settings import UserError
-from iris_edu.views import dream_pad, gallery
+from iris_edu.views import dream_pad
 from iris_edu.views import game as play
 from iris_edu.views.dream_pad import DreamPad, Sketching
 
@@ -104,11 +103,8 @@ def test_a_tap_counts_once_and_nothing_queues(played):
     for key in ("ArrowLeft", "ArrowRight", "ArrowLeft"):
         for down in (True, False):
             pad.key({"key": key, "down": down})
-    assert [pad.round.action(False) for _ in range(3)] == [
-        0,
-        1,
-        1,
-    ]  # the last tap, then nothing is held
+    # the last tap, then nothing is held
+    assert [pad.round.action(False) for _ in range(3)] == [0, 1, 1]
     pad.key({"key": "ArrowRight", "down": True})
     pad.screen.heard["released"]({})
     pad.round.keyboard.forget()
@@ -121,7 +117,7 @@ def test_without_a_loop_play_says_so(played):
     assert pad.voice.wrong and "JupyterLab" in pad.voice.status and not pad.playing
 
 
-@pytest.mark.parametrize("view", [DreamPad, widgets.TokenEditor, widgets.Codebook])
+@pytest.mark.parametrize("view", [DreamPad])
 def test_no_widget_hides_what_ipywidgets_needs(view):
     needed = {
         "open",
@@ -153,13 +149,6 @@ def test_a_snapshot_stays_in_the_notebook_and_no_state(played):
     }
 
 
-def test_a_defect_in_a_handler_becomes_a_sentence():
-    view, button = gallery.View(), ipywidgets.Button()
-    view.when(button, lambda: 1 / 0)
-    button.click()
-    assert view.voice.wrong and view.voice.status == "ZeroDivisionError: division by zero"
-
-
 def test_a_port_in_use_is_refused(capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -181,20 +170,6 @@ def test_who_starts_again_gets_other_dice(played):
 def test_play_refuses_in_a_sentence(words, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_dead_codes_are_told_from_used_ones():
-    class Half(torch.nn.Module):
-        grid, vocabulary = 2, 4
-
-        def encode(self, frames):
-            return torch.zeros(len(frames), 4, dtype=torch.int64) + torch.tensor([0, 1, 1, 0])
-
-    words = widgets.read_vocabulary(Half(), torch.rand(3, 3, 8, 8))
-    assert words.counts.tolist() == [6, 6, 0, 0] and words.pictures[2].equal(words.pictures[3])
-    assert widgets.occurrences(words, 2) == [] and [
-        frame for frame, _ in widgets.occurrences(words, 1)
-    ] == [0, 1, 2]
 
 
 def test_a_sketch_changes_the_picture_a_little_and_the_dream_not_at_all(played):

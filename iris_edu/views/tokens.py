@@ -285,22 +285,18 @@ class TokenEditor(View):
         self.put, self.undo, self.dream_both = (
             ipywidgets.Button(description=text) for text in ("put", "undo", "dream both")
         )
-        super().__init__(*self._rows())
-        self._listen()
+        self._arrange()
         self.show_frame()
 
-    def _rows(self):
-        "The rows of the widget, from above."
-        return (
+    def _arrange(self):
+        "Lays out the widget, and says what happens when something is pressed or changed."
+        super().__init__(
             row(self.frame, self.palette.order),
             self.shown.row,
             row(self.palette.gallery),
             row(self.number, self.put, self.undo, self.dream_both),
             self.dreams,
         )
-
-    def _listen(self):
-        "Says what happens when something is pressed or changed."
         self.when(self.frame, self.show_frame)
         self.when(self.shown.board, self.tell, "chosen")
         self.when(self.palette.order, self.tell)
