@@ -196,10 +196,10 @@ class WatchOptions(Options):
 
 def watch(arguments):
     "Print what the run's folder says, and again every few seconds."
-    from iris_edu import dashboard
+    from iris_edu.apps.watch import watch as look
 
     options = tyro.cli(WatchOptions, args=arguments, prog="iris-edu watch")
-    dashboard.watch(options.run, options.once, options.seconds, options.trust)
+    look(options.run, options.once, options.seconds, options.trust)
 
 # %% ../nbs/A17_commands.ipynb #78260667
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def play(arguments):
     "Serve the page until it is interrupted."
     options = tyro.cli(PlayOptions, args=arguments, prog="iris-edu play")
     try:
-        from iris_edu.play import serve_pad
+        from iris_edu.apps.serve import serve_pad
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'iris-edu[lab]'") from None
     serve_pad(options.model, options.port, options.browser, options.trust)

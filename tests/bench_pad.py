@@ -44,7 +44,7 @@ if __name__ == "__main__":
     ):
         page = lab.cells(
             "pad",
-            f"from iris_edu.play import DreamPad, opened\nDreamPad(*opened('{name}'), rate={rate})",
+            f"from iris_edu.views.dream_pad import DreamPad\nfrom iris_edu.views.game import opened\nDreamPad(*opened('{name}'), rate={rate})",
         )
         picture, key, heard = measure(page)
         print(

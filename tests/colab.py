@@ -17,7 +17,7 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHOLE = ("02_replay", "08_actor_critic", "12_widgets")
+WHOLE = ("02_replay", "08_actor_critic", "06_world_model")
 SKIPPED = re.compile(r"^#\|\s*(slow|gpu|exercise|eval:\s*false)", re.M)
 MATERIAL = re.compile(
     r"[/\\](course[/\\]data|shipped[/\\]checkpoints)[/\\].+\.(npz|safetensors|csv)$"

@@ -137,7 +137,7 @@ class Lab:
         )
         page.wait_for_function(
             """() => { const kernel = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
-            # before that, running asks which kernel to take
+            // before that, running asks which kernel to take
             return kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle'; }""",
             timeout=60_000,
         )
@@ -276,3 +276,50 @@ def zoo_folder(tmp_path, monkeypatch):
     tokenizer = {"tokenizer": build_agent(small, 3).tokenizer}
     manifest.save_trained("small", tokenizer, small, {"updates": 3})
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def catch():
+    "The shipped agent for Catch."
+    from iris_edu.agent import load_trained
+
+    return load_trained("catch-small")
+
+
+@pytest.fixture(scope="session")
+def fall(catch):
+    "A game of Catch, played at random."
+    import numpy as np
+
+    from iris_edu.envs import make_env
+    from iris_edu.recordings import record
+
+    rng = np.random.default_rng(0)
+    return record(make_env(catch.config.env), lambda frame: rng.integers(3), steps=200)
+
+
+@pytest.fixture(scope="session")
+def pong():
+    "The shipped world model of Pong, without a policy."
+    from iris_edu.agent import load_trained
+
+    return load_trained("pong-dream")
+
+
+@pytest.fixture(scope="session")
+def rally():
+    "A recorded game of Pong."
+    from iris_edu.material import load_episodes
+
+    return load_episodes("Pong")
+
+
+@pytest.fixture
+def press():
+    "What the browser does when a picture of a gallery is pressed."
+
+    def press(gallery, cell):
+        gallery.chosen = cell
+        gallery._handle_custom_msg({"type": "press", "cell": cell}, [])
+
+    return press

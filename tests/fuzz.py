@@ -33,7 +33,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, dashboard, evaluation, perceptual, play, recordings, store
+from iris_edu import agent, cli, evaluation, perceptual, recordings, store
+from iris_edu.apps import watch
 from iris_edu.checkpoint import checkpoint_sum
 from iris_edu.config import (
     CHANGEABLE,
@@ -46,6 +47,7 @@ from iris_edu.config import (
 )
 from iris_edu.files import sum_of
 from iris_edu.settings import UserError
+from iris_edu.views import game as game_module
 from iris_edu.zoo import episodes as zoo_episodes
 from iris_edu.zoo import learning, manifest
 
@@ -219,14 +221,14 @@ def make_evaluations():
     weights = checkpoint_sum("", agent.load_trained("run").agent.state_dict())
     half = {"weights": weights, "seed": 0, "temperature": 0.5, "played": {"0": [1.0, 10]}}
     Path("half/evaluation.partial.json").write_text(json.dumps(half))
-    game = play.Game(*play.opened("run"))
+    game = game_module.Game(*game_module.opened("run"))
     for seed in range(99):  # until a dream has not ended after three steps
         game.start(True, 3, seed)
         with contextlib.suppress(UserError):
             for action in (0, 2, 1):
                 game.step(action, 0.5)
             break
-    play.save_session(game, "session.json")
+    game_module.save_session(game, "session.json")
 
     def change(header):
         return header["config"]["parts"].update(policy="evil:Thing")
@@ -240,7 +242,7 @@ def make_evaluations():
 def known():
     "The agent and the recording with which sessions are played again."
     with inside(world() / "good"):
-        return play.opened("run")
+        return game_module.opened("run")
 
 
 def make_weights():
@@ -1876,14 +1878,14 @@ KINDS = {
     ),
 }
 FUNCTIONS = {
-    "opened": play.opened,
+    "opened": game_module.opened,
     "load_vgg16": perceptual.load_vgg16,
-    "read_picture": lambda: dashboard.read_picture(PICTURE),
+    "read_picture": lambda: watch.read_picture(PICTURE),
     "load_episodes": lambda: zoo_episodes.load_episodes("Pong"),
     "load_learning": lambda: learning.load_learning("small"),
     "paper_table": lambda number: evaluation.paper_table(int(number)),
     "note": lambda: manifest.register("learning/small.csv", "again"),
-    "load_session": lambda: play.load_session("session.json", *known()),
+    "load_session": lambda: game_module.load_session("session.json", *known()),
 }
 
 

@@ -1,11 +1,11 @@
-"""The widgets of chapter 12 in a real browser: with the mouse, with the keyboard, and what a screen reader is told."""
+"""The editor of tokens and the codebook in a real browser: with the mouse, with the keyboard, and what a screen reader is told."""
 
 import pytest
 
 
 @pytest.fixture(scope="module")
 def page(lab):
-    return lab.notebook("12_widgets")
+    return lab.notebook("tokens")
 
 
 def said(page, beginning):
@@ -18,7 +18,7 @@ def said(page, beginning):
 
 
 def test_the_token_editor_by_mouse(lab, page):
-    board, drawn = lab.gallery(page, "its words"), lab.gallery(page, "what the words draw")
+    board, drawn = lab.gallery(page, "its tokens"), lab.gallery(page, "what the tokens draw")
     cell = board.get_by_role("gridcell").nth(5)
     cell.click()
     said(page, "Frame 100, row 2, column 2")
@@ -37,7 +37,7 @@ def test_the_token_editor_by_mouse(lab, page):
 
 
 def test_the_token_editor_by_keyboard(lab, page):
-    cells = lab.gallery(page, "its words").get_by_role("gridcell")
+    cells = lab.gallery(page, "its tokens").get_by_role("gridcell")
     cells.nth(5).focus()
     page.keyboard.press("ArrowDown")
     said(page, "Frame 100, row 3, column 2")
@@ -82,9 +82,10 @@ def test_what_is_read_aloud(lab, page):
     "chapter, titles",
     [
         ("00_tour", ["the game"]),
-        ("A8_futures", ["dream, same actions", "press a step of the dream"]),
-        ("A10_play", ["the game"]),
-        ("A11_dashboard", []),
+        ("reenactment", ["dream, same actions"]),
+        ("returns", ["press a step of the dream"]),
+        ("dream_pad", ["the game"]),
+        ("dashboard", []),
     ],
 )
 def test_the_other_chapters_draw_their_views(lab, chapter, titles):
@@ -97,7 +98,7 @@ def test_the_other_chapters_draw_their_views(lab, chapter, titles):
     galleries.first.wait_for(timeout=60_000)
     for title in titles:
         assert len(set(lab.picture(lab.gallery(page, title)))) > 2, title
-    if chapter != "A11_dashboard":
+    if chapter != "dashboard":
         page.wait_for_function(
             "[...document.querySelectorAll('.iris-status')].some(e => e.textContent.length > 20)",
             timeout=20_000,

@@ -1,4 +1,4 @@
-"The views of appendices A9 and A11 in a real browser: with the mouse, with the keyboard, and what a screen reader is told."
+"Predictions, attention and the dashboard in a real browser: with the mouse, with the keyboard, and what a screen reader is told."
 
 import numpy as np
 import pytest
@@ -11,7 +11,12 @@ from iris_edu.training import PRESETS
 
 @pytest.fixture(scope="module")
 def page(lab):
-    return lab.notebook("A9_predictions")
+    return lab.notebook("next_token")
+
+
+@pytest.fixture(scope="module")
+def attention(lab):
+    return lab.notebook("attention")
 
 
 def said(page, *words):
@@ -36,10 +41,10 @@ def slider(page, name):
 
 
 def test_next_token_by_mouse(lab, page):
-    board, choices = lab.gallery(page, "how unsure"), lab.gallery(page, "the likeliest words")
+    board, choices = lab.gallery(page, "how unsure"), lab.gallery(page, "the likeliest codes")
     # as the cells have set it
     page.locator(".widget-slider").filter(has_text="temperature").last.get_by_text(
-        "1.500", exact=True
+        "1.000", exact=True
     ).wait_for(timeout=20_000)
     board.get_by_role("gridcell").nth(11).click()
     said(page, "After frame 100", "row 3, column 4", "bits")
@@ -54,6 +59,8 @@ def test_next_token_by_mouse(lab, page):
 
 
 def test_next_token_by_keyboard(lab, page):
+    page.get_by_role("combobox", name="after").last.select_option("dreamt tokens")
+    said(page, "After frame 100", "was drawn, given")
     board, came = lab.gallery(page, "how unsure"), lab.gallery(page, "dreamt: frame")
     cells = board.get_by_role("gridcell")
     cells.nth(5).focus()
@@ -64,7 +71,7 @@ def test_next_token_by_keyboard(lab, page):
         slider(page, "temperature").press("ArrowRight")
     became(page, board, before)
     before = lab.picture(came)
-    page.get_by_role("combobox", name="after").last.select_option("the words that came")
+    page.get_by_role("combobox", name="after").last.select_option("the tokens that came")
     said(page, "After frame 100", "came, given")
     came = lab.gallery(page, "came: frame 101")
     assert lab.picture(came) != before
@@ -73,7 +80,8 @@ def test_next_token_by_keyboard(lab, page):
     said(page, "Nothing is dreamt now")
 
 
-def test_frame_attention_by_mouse(lab, page):
+def test_frame_attention_by_mouse(lab, attention):
+    page = attention
     board, past, heads = (
         lab.gallery(page, title)
         for title in ("frame 101: predict", "weight on earlier frames", "heads")
@@ -92,7 +100,8 @@ def test_frame_attention_by_mouse(lab, page):
     lab.keep(page, "frame_attention")
 
 
-def test_frame_attention_by_keyboard(lab, page):
+def test_frame_attention_by_keyboard(lab, attention):
+    page = attention
     heads, past = lab.gallery(page, "heads"), lab.gallery(page, "weight on earlier frames")
     heads.get_by_role("gridcell").nth(10).focus()
     page.keyboard.press("ArrowUp")
@@ -131,7 +140,7 @@ def run(tmp_path_factory):
 def test_dashboard(lab, run):
     page = lab.cells(
         "dashboard",
-        f"from iris_edu.dashboard import Dashboard, FOLLOWERS\nboard = Dashboard({str(run)!r}, seconds=0.2)\nboard",
+        f"from iris_edu.views.dashboard import Dashboard, FOLLOWERS\nboard = Dashboard({str(run)!r}, seconds=0.2)\nboard",
     )
     said(page, "Catch, epoch 4 of 20", "return 1", "30% of the codes in use")
     said(page, "No picture yet")
@@ -164,8 +173,9 @@ def test_dashboard(lab, run):
     said(page, "Catch, epoch 6 of 20")
 
 
-def test_what_is_read_aloud(lab, page):
-    for gallery in page.locator(".iris-gallery").all():
+@pytest.mark.parametrize("notebook", ["next_token", "attention"])
+def test_what_is_read_aloud(lab, notebook):
+    for gallery in lab.notebook(notebook).locator(".iris-gallery").all():
         grid, pictures = gallery.locator(".iris-grid"), gallery.locator("canvas").count()
         if pictures:
             assert grid.get_attribute("role") in ("grid", "img") and grid.get_attribute(

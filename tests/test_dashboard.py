@@ -14,11 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from iris_edu import dashboard
-from iris_edu.cli import main
-from iris_edu.dashboard import (
-    Dashboard,
-    charts,
+from iris_edu.apps import watch
+from iris_edu.apps.watch import (
+    SHOWN,
     clock,
     pictures,
     progress,
@@ -26,10 +24,12 @@ from iris_edu.dashboard import (
     summary,
     time_left,
 )
+from iris_edu.cli import main
 from iris_edu.resume import begin
 from iris_edu.run import append_metrics, read_metrics
 from iris_edu.settings import UserError
 from iris_edu.training import PRESETS
+from iris_edu.views.dashboard import Dashboard, charts
 
 SMALL = PRESETS["small"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +207,7 @@ def test_watch_leaves_when_the_run_is_finished(run, capsys):
 def test_watch_looks_again(run, capsys, monkeypatch):
     folder, until = run
     until(19)
-    monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: until(20))
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: until(20))
     assert main(["watch", str(folder), "--seconds", "0.1"]) == 0
     assert capsys.readouterr().out.count("Catch, seed 0") == 2
 
@@ -246,7 +246,7 @@ def test_watch_needs_no_notebook_packages(run):
     hide = "import sys; sys.modules.update(dict.fromkeys(['anywidget', 'ipywidgets', 'traitlets', 'IPython', 'matplotlib']));"
     code = (
         hide
-        + f"from iris_edu.cli import main; main(['watch', {str(run[0])!r}, '--once']); from iris_edu.dashboard import Dashboard; Dashboard({str(run[0])!r})"
+        + f"from iris_edu.cli import main; main(['watch', {str(run[0])!r}, '--once']); from iris_edu.views.dashboard import Dashboard; Dashboard({str(run[0])!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (
@@ -263,7 +263,7 @@ def test_dashboard_shows_what_there_is(run):
     board = Dashboard(folder)
     assert (
         "no epoch is finished yet" in board.voice.status
-        and "No picture yet" in board.picture.status
+        and "No picture yet" in board.pictures.gallery.status
         and board.snapshot()
     )
     until(12)
@@ -277,8 +277,8 @@ def test_dashboard_shows_what_there_is(run):
     )
     assert (
         board.curves.shape[0] == len(board.curves.labels) == 5
-        and board.epoch.options == (2, 4)
-        and board.epoch.value == 4
+        and board.pictures.epoch.options == (2, 4)
+        and board.pictures.epoch.value == 4
     )
 
 
@@ -288,15 +288,15 @@ def test_dashboard_keeps_the_picture_that_was_chosen(run):
     for epoch in (2, 4):
         paint(folder, epoch)
     board = Dashboard(folder)
-    board.epoch.value = 2
-    assert "epoch 2" in board.picture.title
+    board.pictures.epoch.value = 2
+    assert "epoch 2" in board.pictures.gallery.title
     paint(folder, 6)
     board.refresh()
-    assert board.epoch.value == 2 and board.epoch.options == (2, 4, 6)
-    board.epoch.value = 6
+    assert board.pictures.epoch.value == 2 and board.pictures.epoch.options == (2, 4, 6)
+    board.pictures.epoch.value = 6
     paint(folder, 8)
     board.refresh()
-    assert board.epoch.value == 8
+    assert board.pictures.epoch.value == 8
 
 
 def test_nobody_follows_without_a_loop(run):
@@ -321,12 +321,12 @@ def test_dashboard_follows_until_the_end(run):
         board.following.value = True
         until(2)
         await until_true(lambda: "epoch 2 of 20" in board.voice.status)
-        read = board.seen
+        read = board.folder.seen
         await asyncio.sleep(0.2)
-        assert board.seen is read, "it reads only when something was written"
+        assert board.folder.seen is read, "it reads only when something was written"
         until(20)
         await until_true(lambda: not board.following.value)
-        assert "finished" in board.voice.status and board.task is None
+        assert "finished" in board.voice.status and board.follower.task is None
 
     asyncio.run(go())
 
@@ -342,7 +342,7 @@ def test_following_stops_when_asked_closed_or_made_again(run):
         ):
             board = Dashboard(folder, seconds=0.02)
             board.following.value = True
-            task = board.task
+            task = board.follower.task
             assert not task.done()
             end(board)
             await until_true(task.done)
@@ -372,7 +372,7 @@ def test_a_missing_run_is_refused(tmp_path):
 
 
 def test_the_losses_the_returns_and_the_codebook_are_shown():
-    shown = {key for keys in dashboard.SHOWN.values() for key in keys}
+    shown = {key for keys in SHOWN.values() for key in keys}
     assert {"world_model/transition", "evaluate/return", "evaluate/codebook_used"} <= shown
 
 

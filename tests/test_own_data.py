@@ -27,14 +27,14 @@ from iris_edu.own_data import (
     import_recordings,
     load_recordings,
 )
-from iris_edu.play import Game, opened
 from iris_edu.recordings import concatenate
 from iris_edu.replay import ReplayBuffer, ReplayConfig
 from iris_edu.run import read_metrics, read_run
 from iris_edu.settings import UserError
 from iris_edu.sources import frames_before, read_steps
 from iris_edu.training import train
-from iris_edu.widgets import action_names
+from iris_edu.views.gallery import action_names
+from iris_edu.views.game import Game, opened
 
 SCHEDULE = "--training.epochs 3 --training.collect-epochs 3 --training.collect-steps 8 --training.updates 1 --training.evaluate-every 2".split()
 

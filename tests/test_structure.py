@@ -33,7 +33,10 @@ ORDER = (
     "token_cache collect validation divergence background memory callbacks resume "
     "training exchange evaluation scores bench execution "
     "zoo.fit zoo.codebook zoo.tokenizers zoo.dreams zoo.recipes "
-    "widgets futures predictions play checks report dashboard commands cli"
+    "checks report views.gallery views.tokens views.next_token views.attention "
+    "views.trajectories views.reenactment views.futures views.returns views.game "
+    "views.play_loop views.dream_pad views.figures apps.serve apps.watch views.dashboard "
+    "commands cli"
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.

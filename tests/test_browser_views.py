@@ -1,10 +1,12 @@
-"""The three views of appendix A8 in a real browser: with the mouse, with the keyboard, and what a screen reader is told."""
+"""Reality against dream, futures and returns in a real browser: with the mouse, with the keyboard, and what a screen reader is told."""
 
 import pytest
 
 SETUP = """import numpy as np
 from iris_edu.envs import make_env
-from iris_edu.futures import ManyFutures, RealityAgainstDream, ReturnExplorer
+from iris_edu.views.futures import ManyFutures
+from iris_edu.views.reenactment import RealityAgainstDream
+from iris_edu.views.returns import ReturnExplorer
 from iris_edu.agent import load_trained
 from iris_edu.recordings import record
 catch, chance = load_trained("catch-small"), np.random.default_rng(0)
@@ -60,12 +62,12 @@ def field(page, name):
 
 def test_reality_against_dream_by_mouse(lab, pages):
     page = pages("against")
-    dream, large = lab.gallery(page, "dream, same actions"), lab.gallery(page, "its words")
+    dream, large = lab.gallery(page, "dream, same actions"), lab.gallery(page, "its tokens")
     before = lab.picture(large)
     dream.get_by_role("gridcell").nth(5).click()
     said(page, "Step 5 from frame 8")
     changed(page, lab, large, before)
-    for title in ("what its words draw", "words of the dream"):
+    for title in ("what its tokens draw", "tokens of the dream"):
         assert (
             lab.gallery(page, title).get_by_role("gridcell").nth(5).get_attribute("aria-selected")
             == "true"
@@ -73,16 +75,16 @@ def test_reality_against_dream_by_mouse(lab, pages):
     lab.keep(page, "reality_against_dream")
 
 
-def test_other_dice_give_another_dream(lab, pages):
+def test_another_seed_gives_another_dream(lab, pages):
     page = pages("against")
     dream = lab.gallery(page, "dream, same actions")
 
     def pictures():
         return [lab.picture(dream, index) for index in range(11)]
 
-    before, dice = pictures(), field(page, "dice").locator("input")
-    dice.fill("7")
-    dice.press("Enter")
+    before, seed = pictures(), field(page, "seed").locator("input")
+    seed.fill("7")
+    seed.press("Enter")
     for _ in range(100):
         if pictures() != before:
             break
@@ -92,7 +94,7 @@ def test_other_dice_give_another_dream(lab, pages):
 
 def test_reality_against_dream_by_keyboard(lab, pages):
     page = pages("against")
-    words = lab.gallery(page, "words of the dream")
+    words = lab.gallery(page, "tokens of the dream")
     words.get_by_role("gridcell").first.focus()
     page.keyboard.press("End")
     said(page, "Step 10 from frame 8")

@@ -1,7 +1,8 @@
-"What the world model expects and where it looks: the functions, and both views without a browser."
+"The toolkit, tokens, predictions and attention: the functions, and the views without a browser."
 
 import math
 
+import foreign_parts
 import ipywidgets
 import numpy as np
 import pytest
@@ -11,30 +12,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from iris_edu.agent import load_trained
+from iris_edu.checks import (
+    check_heads,
+    check_segment_sampler,
+    check_tokenizer,
+    check_world_model,
+)
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.imagination import CategoricalSampler, ImaginationConfig
-from iris_edu.predictions import (
+from iris_edu.agent import load_trained
+from iris_edu.recordings import record
+from iris_edu.settings import UserError
+from iris_edu.transformer import CausalAttention, TransformerConfig
+from iris_edu.views.attention import (
     FrameAttention,
-    NextToken,
     OpenAttention,
     attention_weights,
     by_frame,
+    miniatures,
+    with_means,
+)
+from iris_edu.views.dashboard import Dashboard
+from iris_edu.views.gallery import Gallery, View, action_names, recorded_frames
+from iris_edu.views.next_token import (
+    NextToken,
     colours,
-    dreamt_words,
+    dreamt_tokens,
     entropy,
     heated,
-    miniatures,
     next_logits,
     percent,
     read_page,
     rescale,
-    with_means,
 )
-from iris_edu.recordings import record
-from iris_edu.settings import UserError
-from iris_edu.transformer import CausalAttention, TransformerConfig
-from iris_edu.widgets import Gallery, action_names
+from iris_edu.views.tokens import Codebook, TokenEditor, code_usage, nearest_codes, occurrences
 from iris_edu.world_model import WorldModel, WorldModelConfig
 
 NAMES = "left", "stay", "right"
@@ -111,10 +122,10 @@ def test_next_logits_do_not_see_their_own_word():
     assert torch.equal(before[:3], after[:3]) and not torch.equal(before[3], after[3])
 
 
-def test_dreamt_words_replace_the_last_frame_only():
+def test_dreamt_tokens_replace_the_last_frame_only():
     model, (tokens, actions) = small(), sentence()
     dreams = [
-        dreamt_words(
+        dreamt_tokens(
             model,
             tokens,
             actions,
@@ -288,7 +299,7 @@ def galleries(widget):
 
 def test_next_token(trained, games):
     view = NextToken(trained, games, start=20, frames=100, names=NAMES)
-    assert "After frame 20" in view.voice.status and view.action.value == games.actions[20]
+    assert "After frame 20" in view.voice.status and view.controls.action.value == games.actions[20]
     assert len(view.board.labels) == 16 and "bits" in view.board.labels[0]
     for cell in range(16):
         view.board.chosen = cell
@@ -297,15 +308,15 @@ def test_next_token(trained, games):
             0
         ] <= 12 and view.choices.bars == sorted(view.choices.bars, reverse=True)
     other = (games.actions[20] + 1) % 3
-    before = view.logits
-    view.action.value = int(other)
+    before = view.expected.logits
+    view.controls.action.value = int(other)
     assert (
-        not torch.equal(before, view.logits)
+        not torch.equal(before, view.expected.logits)
         and f"the recording went on with {NAMES[games.actions[20]]}" in view.voice.status
     )
-    view.frame.value = 21
+    view.controls.frame.value = 21
     assert (
-        view.action.value == games.actions[21]
+        view.controls.action.value == games.actions[21]
         and "After frame 21" in view.voice.status
         and not view.voice.wrong
     )
@@ -313,21 +324,24 @@ def test_next_token(trained, games):
 
 def test_next_token_scales_and_dreams(trained, games):
     view = NextToken(trained, games, start=20, frames=100, names=NAMES)
-    view.again.click()
-    assert view.voice.wrong and "choose dreamt words" in view.voice.status
+    view.controls.again.click()
+    assert view.voice.wrong and "choose dreamt tokens" in view.voice.status
     bits = view.bits.sum()
-    view.temperature.value = 3.0
+    view.controls.temperature.value = 3.0
     assert view.bits.sum() > bits and not view.voice.wrong
-    view.top_k.value = 1
+    view.controls.top_k.value = 1
     assert view.bits.sum() == 0 and view.choices.shape[0] == 1
-    view.given.value = "dreamt words"
-    assert torch.equal(view.tokens[-1], view.logits.argmax(-1)) and "was drawn" in view.voice.status
-    view.top_k.value = 0
-    before = view.tokens
+    view.controls.given.value = "dreamt tokens"
+    assert (
+        torch.equal(view.expected.tokens[-1], view.expected.logits.argmax(-1))
+        and "was drawn" in view.voice.status
+    )
+    view.controls.top_k.value = 0
+    before = view.expected.tokens
     for _ in range(20):
-        view.again.click()
-    assert not torch.equal(before[-1], view.tokens[-1]) and torch.equal(
-        before[:-1], view.tokens[:-1]
+        view.controls.again.click()
+    assert not torch.equal(before[-1], view.expected.tokens[-1]) and torch.equal(
+        before[:-1], view.expected.tokens[:-1]
     )
     assert view.came.title == "dreamt: frame 21"
 
@@ -337,13 +351,15 @@ def test_frame_attention(trained, games):
     assert "all layers, mean of heads" in view.voice.status and view.heads.shape[0] == 3 * 5
     for cell, head in ((0, 0), (5, 4), (15, 14)):
         view.board.chosen, view.heads.chosen = cell, head
-        assert torch.equal(view.row, view.weights.flatten(0, 1)[head, 3 * 17 - 1 + cell])
+        assert torch.equal(
+            view.look.row, view.reading.weights.flatten(0, 1)[head, 3 * 17 - 1 + cell]
+        )
         assert view.board.labels[cell].endswith("predicted") and view.board.texts[cell] == "?"
         assert (
             f"row {cell // 4 + 1}, column {cell % 4 + 1} of frame 21" in view.voice.status
             and view.heads.labels[head] in view.voice.status
         )
-        assert abs(view.on_frames.sum() + view.on_actions.sum() - 1) < 1e-5
+        assert abs(view.look.on_frames.sum() + view.look.on_actions.sum() - 1) < 1e-5
     view.frame.value = 0
     assert (
         view.past.shape[0] == 1
@@ -359,11 +375,12 @@ def test_errors_are_sentences_and_the_view_goes_on(trained, games):
         NextToken(trained, games, start=20, frames=100, names=NAMES),
         FrameAttention(trained, games, start=20, names=NAMES),
     ):
-        view.frame.value = last
+        frame = getattr(view, "controls", view).frame
+        frame.value = last
         assert view.voice.wrong and "last of its game" in view.voice.status
         view.board.chosen = 3
         assert not view.voice.wrong and "frame 2" in view.voice.status
-        view.frame.value = 22
+        frame.value = 22
         assert "frame 22" in view.voice.status or "frame 23" in view.voice.status
 
 
@@ -406,3 +423,115 @@ def test_a_view_hides_no_method_of_its_widget(trained, games):
             for name in vars(kind)
         }
         assert not methods & {*own, *vars(view)} and view.comm
+
+
+def test_a_defect_in_a_handler_becomes_a_sentence():
+    view, button = View(), ipywidgets.Button()
+    view.when(button, lambda: 1 / 0)
+    button.click()
+    assert view.voice.wrong and view.voice.status == "ZeroDivisionError: division by zero"
+
+
+def test_dead_codes_are_told_from_used_ones():
+    class Half(torch.nn.Module):
+        grid, vocabulary = 2, 4
+
+        def encode(self, frames):
+            return torch.zeros(len(frames), 4, dtype=torch.int64) + torch.tensor([0, 1, 1, 0])
+
+    usage = code_usage(Half(), torch.rand(3, 3, 8, 8))
+    assert usage.counts.tolist() == [6, 6, 0, 0] and usage.pictures[2].equal(usage.pictures[3])
+    assert occurrences(usage, 2) == [] and [frame for frame, _ in occurrences(usage, 1)] == [
+        0,
+        1,
+        2,
+    ]
+
+
+# Parts of others
+
+WIDGETS = [TokenEditor, NextToken, FrameAttention]
+
+
+def foreign(trained, tokenizer, model=True):
+    "The trained agent with a tokenizer of `foreign_parts`, and its world model or ours."
+    theirs = tokenizer(trained.config.tokenizer, trained.config.autoencoder).eval()
+    tokens = theirs.tokens_per_frame
+    counting = foreign_parts.CountingModel(theirs.vocabulary, 3, tokens).eval()
+    return trained._replace(
+        tokenizer=theirs, world_model=counting if model else trained.world_model
+    )
+
+
+@pytest.mark.parametrize("widget", WIDGETS)
+def test_tokens_without_a_grid_are_named_in_a_sentence(trained, games, widget):
+    with pytest.raises(UserError, match="needs a tokenizer whose tokens form a grid") as error:
+        widget(foreign(trained, foreign_parts.PairTokenizer), games, frames=50) if (
+            widget is not FrameAttention
+        ) else widget(foreign(trained, foreign_parts.PairTokenizer), games)
+    assert widget.__name__ in str(error.value) and "32 tokens" in str(error.value)
+
+
+def test_a_codebook_without_a_grid_is_named_in_a_sentence(trained, games):
+    theirs = foreign(trained, foreign_parts.PairTokenizer).tokenizer
+    with pytest.raises(UserError, match="Codebook needs a tokenizer whose tokens form a grid"):
+        Codebook(theirs, recorded_frames(games, slice(20)))
+
+
+def test_a_grid_without_a_codebook_can_be_edited(trained, games):
+    view = TokenEditor(foreign(trained, foreign_parts.GridTokenizer), games, frames=50)
+    assert view.palette.order.options == ("most used",) and not view.voice.wrong
+    view.shown.board.chosen = 5
+    view.edit(3)
+    view.dream_both.click()
+    assert "The two dreams differ by" in view.voice.status and not view.voice.wrong
+    view.undo.click()
+    assert not view.shown.board.marked
+    book = Codebook(view.tokenizer, view.frames)
+    book.atlas.chosen = 0
+    assert "patches in" in book.voice.status and "neighbours" not in book.voice.status
+    with pytest.raises(UserError, match="have no neighbours"):
+        nearest_codes(view.tokenizer, 0, 3)
+
+
+def test_another_world_model_says_what_comes_next(trained, games):
+    view = NextToken(
+        foreign(trained, foreign_parts.GridTokenizer), games, start=20, frames=50, names=NAMES
+    )
+    assert "After frame 20" in view.voice.status and not view.voice.wrong
+    view.controls.given.value = "dreamt tokens"
+    assert "was drawn" in view.voice.status and not view.voice.wrong
+
+
+def test_a_world_model_without_attention_is_named_in_a_sentence(trained, games):
+    with pytest.raises(UserError, match="CountingModel has no Transformer"):
+        FrameAttention(foreign(trained, foreign_parts.GridTokenizer), games, start=20, names=NAMES)
+
+
+def test_foreign_parts_keep_their_contracts():
+    check_tokenizer(foreign_parts.PairTokenizer)
+    check_segment_sampler(foreign_parts.RecentSegments)
+    check_heads(foreign_parts.TwoHotHeads)
+    check_world_model(
+        lambda config, transformer, vocabulary, actions, tokens_per_frame, **parts: (
+            foreign_parts.CountingModel(vocabulary, actions, tokens_per_frame)
+        )
+    )
+
+
+@pytest.mark.parametrize("view", [TokenEditor, Codebook])
+def test_no_widget_hides_what_ipywidgets_needs(view):
+    needed = set(dir(ipywidgets.VBox)) - {"snapshot"}
+    own = {
+        name
+        for kind in view.__mro__
+        if kind.__module__.startswith("iris_edu")
+        for name in vars(kind)
+    }
+    assert not {name for name in needed & own if not name.startswith("_")}
+    assert issubclass(view, ipywidgets.VBox)
+
+
+def test_widgets_stand_two_levels_below_the_library():
+    for view in (TokenEditor, Codebook, NextToken, FrameAttention, Dashboard):
+        assert view.__mro__[1:3] == (View, ipywidgets.VBox)

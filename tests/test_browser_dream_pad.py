@@ -11,7 +11,7 @@ from conftest import free_port, server, wait_for
 def page(lab):
     return lab.cells(
         "pad",
-        "from iris_edu.play import DreamPad, opened\npad = DreamPad(*opened('catch-small'), frame=10)\npad",
+        "from iris_edu.views.dream_pad import DreamPad\nfrom iris_edu.views.game import opened\npad = DreamPad(*opened('catch-small'), frame=10)\npad",
     )
 
 
@@ -84,7 +84,7 @@ def test_it_stops_when_its_cell_is_run_again(lab, page):
     page.evaluate("window.jupyterapp.commands.execute('notebook:insert-cell-below')")
     (lab.folder / "gone.txt").unlink(missing_ok=True)
     page.evaluate("""() => { const cell = window.jupyterapp.shell.currentWidget.content.activeCell;
-        cell.model.sharedModel.setSource("first = pad\\nimport IPython\\nget_ipython().kernel.io_loop.call_later(5, lambda: open('gone.txt', 'w').write(f'{first.playing is None} {first.voice.status}'))"); }""")
+        cell.model.sharedModel.setSource("first = pad\\nimport IPython\\nget_ipython().kernel.io_loop.call_later(5, lambda: open('gone.txt', 'w').write(f'{not first.playing} {first.voice.status}'))"); }""")
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-cell')")
     page.evaluate(
         "window.jupyterapp.shell.currentWidget.content.activeCellIndex = 0; window.jupyterapp.commands.execute('notebook:clear-cell-output')"
