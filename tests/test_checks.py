@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from iris_edu.callbacks import Progress, TensorBoard
 from torch import nn
 
 from iris_edu import checks, cli
 from iris_edu.actor_critic import ActorCritic, lambda_returns
 from iris_edu.autoencoder import Decoder, Encoder
+from iris_edu.callbacks import Progress, TensorBoard
 from iris_edu.envs import make_env
 from iris_edu.imagination import CategoricalSampler, imagine
 from iris_edu.replay import UniformSegments

@@ -190,10 +190,10 @@ def test_out_of_memory_names_ways_that_work(tmp_path, capsys, monkeypatch, error
     command(run, "--max-epochs", "1")
     losses = training.LOSSES["world_model"]
 
-    def full(trainer, draw):
+    def full(trainer, batch, rng):
         if trainer.config.training.accumulate < 2:
             raise error
-        return losses(trainer, draw)
+        return losses(trainer, batch, rng)
 
     monkeypatch.setitem(training.LOSSES, "world_model", full)
     code, said = command(run, capsys=capsys)

@@ -265,10 +265,10 @@ def test_accumulated_gradients_equal_the_whole_batch(tmp_path):
     frames = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for trainer in (whole, parts):
         pieces = iter(frames.chunk(trainer.config.training.accumulate))
-        trainer.batch = lambda name, length, draw, anchor="start": type(
+        trainer.batch = lambda name, length, rng: type(
             "Batch", (), {"frames": (next(pieces)[:, None] * 255).byte()}
         )
-        training.update_once(trainer, "tokenizer", rng.generator(0))
+        training.update_once(trainer, "tokenizer", rng.make_generators(0))
     for a, b in zip(whole.agent.tokenizer.parameters(), parts.agent.tokenizer.parameters()):
         if a.grad is not None:
             assert (a.grad - b.grad).norm() <= 1e-4 * b.grad.norm() + 1e-5
@@ -280,7 +280,7 @@ def test_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     train(MICRO, tmp_path / "run", max_epochs=1, callbacks=())
     kept = (tmp_path / "run" / CHECKPOINT).read_bytes()
 
-    def broken(trainer, draw):
+    def broken(trainer, batch, rng):
         return {"transition": torch.tensor(float("nan"), requires_grad=True)}
 
     monkeypatch.setitem(training.LOSSES, "world_model", broken)
