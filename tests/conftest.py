@@ -137,7 +137,7 @@ class Lab:
         )
         page.wait_for_function(
             """() => { const kernel = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
-            # before that, running asks which kernel to take
+            // before that, running asks which kernel to take
             return kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle'; }""",
             timeout=60_000,
         )
