@@ -149,8 +149,9 @@ class CountingModel(nn.Module):
         "Cross-entropy of the next frame's tokens, (B,T,K), given action and frame (B,T)."
         logits = self.table[actions[:, :-1, None], tokens[:, :-1]]
         wanted = tokens[:, 1:].masked_fill(~(mask[:, 1:] & mask[:, :-1])[..., None], -100)
-        sign = F.cross_entropy(self.rewards[actions].mT, rewards.sign().long() + 1)
-        end = F.cross_entropy(self.ends[actions].mT, dones.long())
+        at = actions[mask]
+        sign = F.cross_entropy(self.rewards[at], rewards[mask].sign().long() + 1)
+        end = F.cross_entropy(self.ends[at], dones[mask].long())
         transition = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), ignore_index=-100)
         return dict(transition=transition, reward=sign, ending=end)
 

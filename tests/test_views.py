@@ -466,9 +466,7 @@ def foreign(trained, tokenizer, model=True):
 @pytest.mark.parametrize("widget", WIDGETS)
 def test_tokens_without_a_grid_are_named_in_a_sentence(trained, games, widget):
     with pytest.raises(UserError, match="needs a tokenizer whose tokens form a grid") as error:
-        widget(foreign(trained, foreign_parts.PairTokenizer), games, frames=50) if (
-            widget is not FrameAttention
-        ) else widget(foreign(trained, foreign_parts.PairTokenizer), games)
+        widget(foreign(trained, foreign_parts.PairTokenizer), games)
     assert widget.__name__ in str(error.value) and "32 tokens" in str(error.value)
 
 
@@ -510,7 +508,7 @@ def test_a_world_model_without_attention_is_named_in_a_sentence(trained, games):
 
 def test_foreign_parts_keep_their_contracts():
     check_tokenizer(foreign_parts.PairTokenizer)
-    check_segment_sampler(foreign_parts.RecentSegments)
+    check_segment_sampler(foreign_parts.RecentSegments())
     check_heads(foreign_parts.TwoHotHeads)
     check_world_model(
         lambda config, transformer, vocabulary, actions, tokens_per_frame, **parts: (

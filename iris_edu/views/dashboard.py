@@ -204,6 +204,8 @@ class Dashboard(View):
     `refresh` reads it again, `follow` does so by itself, every few seconds.
     """
 
+    follower = None  # of a dashboard that could not be made
+
     def __init__(self, run_dir: str | Path, seconds: float = 3.0, trust: Sequence[str] = ()):
         if View is object:
             raise UserError(
@@ -270,6 +272,7 @@ class Dashboard(View):
 
     def close(self):
         "Closes the widget, and follows no more."
-        self.follower.stop()
-        self.following.value = False
+        if self.follower:
+            self.follower.stop()
+            self.following.value = False
         super().close()
