@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .imagination import Trajectory
+from .imagination import Rollout
 from .settings import UserError
 from .typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .world_model import sample_categorical
@@ -247,7 +247,7 @@ def _weighted_mean(terms: Tensor, weights: Tensor) -> Tensor:
 # %% ../nbs/08_actor_critic.ipynb #59d14f86
 def actor_critic_loss(
     policy: Policy,
-    rollout: Trajectory,
+    rollout: Rollout,
     config: ActorCriticConfig,
     returns: ReturnEstimator = lambda_returns,
 ) -> dict[str, Tensor]:

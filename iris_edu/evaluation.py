@@ -29,8 +29,7 @@ from .envs import ATARI_100K, EnvConfig, emulator_rules
 from .files import read_json, sentences, text_table, write_json
 from .open_loop import recorded_error
 from .own_data import Recorded
-from .replay import ReplayBuffer, to_float
-from .rng import generator
+from .replay import ReplayBuffer
 from .run import read_run
 from .settings import UserError
 from .store import place, read_table, repository

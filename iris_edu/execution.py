@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import say
-from .imagination import Dream, Trajectory, imagine
+from .imagination import Dream, Rollout, imagine
 from .training import Plain
 from .transformer import CausalAttention, attend
 
@@ -219,7 +219,7 @@ class Compiled(Plain):
         else:
             compile_parts(trainer.agent)
 
-    def imagine(self, dream: Dream, policy, start: Tensor, *rest) -> Trajectory:
+    def imagine(self, dream: Dream, policy, start: Tensor, *rest) -> Rollout:
         "`imagination.imagine`; a single dream decodes speculatively."
         alone = len(start) == 1
         return imagine(speculative_dream(dream) if alone else dream, policy, start, *rest)
@@ -308,7 +308,7 @@ class Captured(Compiled):
         state: Sequence[Tensor],
         horizon: int,
         generator: torch.Generator,
-    ) -> Trajectory:
+    ) -> Rollout:
         "`imagination.imagine`, from a graph of its own for every shape of its arguments."
 
         def roll(start, *state_and_generator):
@@ -322,7 +322,7 @@ class Captured(Compiled):
         if self.plain:
             return imagine(dream, policy, start, state, horizon, generator)
         outputs = {"frames": None} | self.graphs[shape](inputs, generator)
-        return Trajectory(**outputs, policy_state=state)
+        return Rollout(**outputs, policy_state=state)
 
     def capture(
         self, shape: tuple, roll: Callable, inputs: Sequence[Tensor], generator: torch.Generator

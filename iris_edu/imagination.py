@@ -18,7 +18,7 @@ from .world_model import sample_categorical
 
 # %% auto #0
 __all__ = ['ImaginationConfig', 'TokenSampler', 'CategoricalSampler', 'DreamState', 'draw_frame', 'memory_with_room', 'Dream',
-           'Trajectory', 'rollout', 'imagine', 'DreamEnv']
+           'Rollout', 'rollout', 'imagine', 'DreamEnv']
 
 # %% ../nbs/07_imagination.ipynb #81f5d3ce
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Dream:
         return self._state(memory, kept, between), rewards, dones
 
 # %% ../nbs/07_imagination.ipynb #a40609b4
-class Trajectory(NamedTuple):
+class Rollout(NamedTuple):
     """B imagined games of T frames and the T-1 steps between them."""
 
     frames: Tensor | None  # float (B,T,3,H,W) in [0,1], decoded; None if unwanted
@@ -229,7 +229,7 @@ def rollout(
     generator: torch.Generator,
     steps: int | None = None,
     decode: bool = True,
-) -> Trajectory:
+) -> Rollout:
     """An open-loop rollout: B dreams go on from `start` and see nothing real any more.
 
     start: what `Dream.begin` takes, or a DreamState; actions: int64 (B,T-1), or a function
@@ -250,7 +250,7 @@ def rollout(
         frames.append(state.frames)
         tokens.append(state.tokens)
     frames = None if state.frames is None else torch.stack(frames, 1)
-    return Trajectory(frames, torch.stack(tokens, 1), *_columns(transitions, state.tokens))
+    return Rollout(frames, torch.stack(tokens, 1), *_columns(transitions, state.tokens))
 
 # %% ../nbs/07_imagination.ipynb #e9fd8c13
 def _columns(transitions: list, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,7 +263,7 @@ def _columns(transitions: list, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]
 # %% ../nbs/07_imagination.ipynb #ed5034b8
 def imagine(
     dream: Dream, policy, frames: Tensor, policy_state, horizon: int, generator: torch.Generator
-) -> Trajectory:
+) -> Rollout:
     """Let the policy act in the dream: `horizon` frames, `horizon - 1` steps, no gradient
     (Algorithm 1; H = 20 in table 6).
 

@@ -10,7 +10,7 @@ __all__ = ['Recording', 'record', 'ReplayError', 'frames_digest', 'rebuild', 'ch
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['nearest_code', 'TokenizerConfig', 'Quantized', 'VectorQuantizer', 'codebook_usage', 'restart_codes', 'check_frames',
-           'Tokenizer', 'Quantizer', 'TokenizerLike']
+           'Tokenizer', 'Quantizer', 'TokenizerLike', 'LPIPS']
 
 # %% ../nbs/04_tokenizer.ipynb #847ed5cd
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder
+from .perceptual import LPIPS
 from .settings import UserError
 from .typed import Decay, Maybe, NotNegative, Width, check_fields
+
+_all_ = ["LPIPS"]  # the loss that the paper adds is found here too
 
 # %% ../nbs/04_tokenizer.ipynb #40886a8a
 def nearest_code(y: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -309,7 +309,7 @@ def pong():
 @pytest.fixture(scope="session")
 def rally():
     "A recorded game of Pong."
-    from iris_edu.material import load_episodes
+    from iris_edu.zoo.episodes import load_episodes
 
     return load_episodes("Pong")
 

@@ -20,7 +20,7 @@ from iris_edu.agent import build_agent
 from iris_edu.config import PRESETS
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.files import digest
-from iris_edu.imagination import Dream, Trajectory
+from iris_edu.imagination import Dream, Rollout
 from iris_edu.perceptual import LPIPS, packaged
 from iris_edu.settings import UserError
 from iris_edu.store import data_folder
@@ -332,7 +332,7 @@ def actor_critic(agent, preset):
     yield "policy values over 5 frames", values.flatten().tolist()
 
     def loss():
-        rollout = Trajectory(
+        rollout = Rollout(
             frames,
             None,
             actions[:, :19],

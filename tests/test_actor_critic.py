@@ -17,7 +17,7 @@ from iris_edu.actor_critic import (
     sample_actions,
     squared_error,
 )
-from iris_edu.imagination import Trajectory
+from iris_edu.imagination import Rollout
 from iris_edu.settings import UserError
 
 TINY = ActorCriticConfig(channels=(4, 8), hidden=16, burn_in=3, horizon=6)
@@ -31,7 +31,7 @@ def tiny_policy(seed=0, actions=3):
 def tiny_rollout(policy, batch=4, horizon=6, seed=1, end_rate=0.2):
     g = torch.Generator().manual_seed(seed)
     dones = torch.rand(batch, horizon - 1, generator=g) < end_rate
-    return Trajectory(
+    return Rollout(
         frames=torch.rand(batch, horizon, 3, 16, 16, generator=g),
         tokens=torch.zeros(batch, horizon, 4, dtype=torch.int64),
         actions=torch.randint(0, 3, (batch, horizon - 1), generator=g),

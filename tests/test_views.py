@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from iris_edu.agent import load_trained
 from iris_edu.checks import (
     check_heads,
     check_segment_sampler,
@@ -20,7 +21,6 @@ from iris_edu.checks import (
 )
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.imagination import CategoricalSampler, ImaginationConfig
-from iris_edu.agent import load_trained
 from iris_edu.recordings import record
 from iris_edu.settings import UserError
 from iris_edu.transformer import CausalAttention, TransformerConfig

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from iris_edu.material import load_episodes
 from iris_edu.views import figures as f
+from iris_edu.zoo.episodes import load_episodes
 
 
 def test_stages_are_in_order():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iris_edu.imagination import Trajectory
+from iris_edu.imagination import Rollout
 from iris_edu.views import futures as f
 from iris_edu.views.gallery import action_names
 
@@ -14,7 +14,7 @@ def tree(catch, fall):
 
 
 def test_equal_futures_are_counted():
-    futures = Trajectory(
+    futures = Rollout(
         None,
         torch.tensor([[[0, 0], [1, 2]], [[0, 0], [3, 4]], [[0, 0], [1, 2]]]),
         torch.zeros(3, 1, dtype=torch.int64),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import plots
 from ..agent import Trained
-from ..imagination import Trajectory
+from ..imagination import Rollout
 from ..plots import COLOURS, to_uint8
 from ..recordings import Recording
 from .gallery import action_names, grid_of
@@ -73,7 +73,7 @@ def _model_answers(ax, step: int, reward: float, done: bool) -> None:
     ax.text(x + 1.8, 0.58, text, ha="center", va="top", fontsize=8.5, color=colour)
 
 # %% ../../nbs/library/views/figures.ipynb #f45e8491
-def _agent_plays(trained: Trained, game: Trajectory, decode, count: int, steps: int, seed: int):
+def _agent_plays(trained: Trained, game: Rollout, decode, count: int, steps: int, seed: int):
     "Futures of a game under the policy of a checkpoint, under random actions if it has none."
     policy = trained.actor_critic
     if policy is None:
@@ -114,7 +114,7 @@ def figure_unrolling(
     return fig
 
 # %% ../../nbs/library/views/figures.ipynb #8e09e395
-def _film(dreams: Trajectory, which: int, decode) -> np.ndarray:
+def _film(dreams: Rollout, which: int, decode) -> np.ndarray:
     "The frames of one of several dreams, marked, uint8 (T,H,W,3)."
     frames = decode(dreams.tokens[which, 1:])
     return eventful(frames, dreams.rewards[which], dreams.dones[which])

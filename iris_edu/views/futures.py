@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..agent import Trained
-from ..imagination import Trajectory
+from ..imagination import Rollout
 from ..recordings import Recording
 from ..settings import UserError
 from .gallery import Gallery, View, action_names, number_slider, row, whole_slider
@@ -44,13 +44,13 @@ __all__ = ['EACH', 'RANDOM', 'AGENT', 'distinct', 'Outlook', 'outlook', 'output_
            'summary', 'Pictures', 'way_here', 'future_tree', 'check_budget', 'tree_title', 'ManyFutures']
 
 # %% ../../nbs/library/views/futures.ipynb #96cc65eb
-def distinct(futures: Trajectory) -> tuple[Trajectory, list[int]]:
+def distinct(futures: Rollout) -> tuple[Rollout, list[int]]:
     "The different ones among B futures, in their order, and how often each occurs."
     columns = [futures.tokens.flatten(1), futures.actions, futures.rewards, futures.dones]
     keys = [tuple(future) for future in torch.cat(columns, 1).tolist()]
     counts = Counter(keys)
     chosen = [keys.index(key) for key in counts]
-    different = Trajectory(
+    different = Rollout(
         None,
         futures.tokens[chosen],
         futures.actions[chosen],
@@ -63,7 +63,7 @@ def distinct(futures: Trajectory) -> tuple[Trajectory, list[int]]:
 class Outlook(NamedTuple):
     "The different futures of a game, and what a policy thinks of them."
 
-    futures: Trajectory
+    futures: Rollout
     counts: list[int]
     output: PolicyOutput | None
     values: Tensor | None  # (B,T)
@@ -75,7 +75,7 @@ EACH, RANDOM, AGENT = "each button held", "random buttons", "the agent plays"
 def outlook(
     trained: Trained,
     decode: Callable,
-    game: Trajectory,
+    game: Rollout,
     mode: str,
     samples: int,
     steps: int,
@@ -150,7 +150,7 @@ class Pictures(NamedTuple):
 
 
 def way_here(
-    game: Trajectory, real: int, decode: Callable, names: list[str], most: int = 12
+    game: Rollout, real: int, decode: Callable, names: list[str], most: int = 12
 ) -> Pictures:
     "The last frames of a game whose first `real` frames were real; these have a green border."
     rewards, dones, total = game.rewards[0], game.dones[0], game.tokens.shape[1]

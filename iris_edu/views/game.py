@@ -20,7 +20,6 @@ from torch import Tensor
 from ..agent import Trained, load_trained
 from ..config import Config, game_of, make_environment
 from ..files import atomic_write, read_json
-from ..material import load_episodes
 from ..own_data import held_out_part
 from ..plots import to_uint8
 from ..recordings import Recording, record
@@ -30,6 +29,7 @@ from ..store import state
 from ..typed import Positive, Seed, Whole
 from .gallery import action_names
 from .trajectories import as_floats, at_temperature, real_frames
+from ..zoo.episodes import load_episodes
 
 # %% ../../nbs/library/views/game.ipynb #38d44254
 def opened(name, trust=()) -> tuple[Trained, Recording]:

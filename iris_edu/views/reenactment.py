@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import ipywidgets
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..agent import Trained
 from ..autoencoder import patches
-from ..imagination import Dream, Trajectory
+from ..imagination import Dream, Rollout
 from ..plots import to_uint8
 from ..recordings import Recording
 from ..settings import UserError
@@ -53,7 +52,7 @@ __all__ = ['TITLES', 'open_loop', 'Comparison', 'patch_errors', 'compare', 'firs
            'RealityAgainstDream']
 
 # %% ../../nbs/library/views/reenactment.ipynb #803b8ec5
-def open_loop(dream: Dream, game: Trajectory, given: int = 2, seed: int = 0) -> Trajectory:
+def open_loop(dream: Dream, game: Rollout, given: int = 2, seed: int = 0) -> Rollout:
     "The dream of a real game that is given its first `given` frames and all of its actions."
     start, actions = cut(game, given), game.actions[:, given - 1 :]
     return joined(start, futures_of(dream, start, actions, 1, actions.shape[1], seed))
@@ -76,7 +75,7 @@ def patch_errors(one: Tensor, other: Tensor, grid: int) -> Tensor:
 
 
 def compare(
-    grid: int, decode: Callable, real: Tensor, game: Trajectory, dreamt: Trajectory
+    grid: int, decode: Callable, real: Tensor, game: Rollout, dreamt: Rollout
 ) -> Comparison:
     "The Comparison of a real game, its frames (T,3,H,W), and a dream of the same length."
     reconstruction, dream = decode(game.tokens[0]), decode(dreamt.tokens[0])
@@ -151,8 +150,8 @@ TITLES = {
 
 def four_films(
     found: Comparison,
-    game: Trajectory,
-    dreamt: Trajectory,
+    game: Rollout,
+    dreamt: Rollout,
     given: int,
     tolerance: float,
     grid: int,

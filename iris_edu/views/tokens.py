@@ -13,7 +13,7 @@ import torch
 
 from ..agent import Trained
 from ..autoencoder import patches
-from ..imagination import Dream, Trajectory, rollout
+from ..imagination import Dream, Rollout, rollout
 from ..recordings import Recording
 from ..rng import generator
 from ..settings import UserError
@@ -106,7 +106,7 @@ def candidates(
 # %% ../../nbs/library/views/tokens.ipynb #b7a4554e
 def paired_rollouts(
     dream: Dream, starts: torch.Tensor, actions: torch.Tensor, seed: int = 0
-) -> list[Trajectory]:
+) -> list[Rollout]:
     """An open-loop rollout (chapter 07) from each of n starts, with the same random numbers.
 
     starts int64 (n,K), actions int64 (T,) -> n trajectories of one game each.
@@ -233,7 +233,7 @@ class CodePalette:
         return self.codes[self.gallery.chosen]
 
 # %% ../../nbs/library/views/tokens.ipynb #aa861b77
-def show_dreams(gallery: Gallery, before: Trajectory, after: Trajectory) -> str:
+def show_dreams(gallery: Gallery, before: Rollout, after: Rollout) -> str:
     "Draws two dreams of one game each under each other, and says how far they part."
     films = torch.cat([before.frames, after.frames])
     apart = (films[0] - films[1]).abs().mean((1, 2, 3))

@@ -16,13 +16,13 @@ from torch import Tensor
 from ..actor_critic import burn_in
 from ..agent import Trained
 from ..config import maker
-from ..imagination import Dream, DreamState, Trajectory, rollout
+from ..execution import speculative_dream
+from ..imagination import Dream, DreamState, Rollout, rollout
 from ..plots import to_uint8
 from ..recordings import Recording
 from ..replay import to_float
 from ..rng import generator
 from ..settings import UserError
-from ..speed import ahead
 from ..world_model import sample_categorical
 
 # %% auto #0
@@ -57,18 +57,18 @@ def real_frames(recording: Recording, first: int, last: int) -> Tensor:
 
 # %% ../../nbs/library/views/trajectories.ipynb #3e19f608
 @torch.no_grad()
-def read_trajectory(tokenizer, recording: Recording, first: int, last: int) -> Trajectory:
-    "Frames first to last of a recording, both included, as a Trajectory of one game."
+def read_trajectory(tokenizer, recording: Recording, first: int, last: int) -> Rollout:
+    "Frames first to last of a recording, both included, as a Rollout of one game."
     tokens = tokenizer.encode(real_frames(recording, first, last))
     columns = recording.actions, recording.rewards, recording.terminated
     steps = (torch.from_numpy(column[first:last])[None] for column in columns)
-    return Trajectory(None, tokens[None], *steps)
+    return Rollout(None, tokens[None], *steps)
 
 
-def cut(trajectory: Trajectory, frames: int, which: int = 0) -> Trajectory:
-    "The first `frames` frames of one game of a Trajectory, and the steps between them."
+def cut(trajectory: Rollout, frames: int, which: int = 0) -> Rollout:
+    "The first `frames` frames of one game of a Rollout, and the steps between them."
     one = slice(which, which + 1)
-    return Trajectory(
+    return Rollout(
         None,
         trajectory.tokens[one, :frames],
         trajectory.actions[one, : frames - 1],
@@ -77,9 +77,9 @@ def cut(trajectory: Trajectory, frames: int, which: int = 0) -> Trajectory:
     )
 
 
-def joined(before: Trajectory, after: Trajectory) -> Trajectory:
-    "One Trajectory of two, the second of which begins with the last frame of the first."
-    return Trajectory(
+def joined(before: Rollout, after: Rollout) -> Rollout:
+    "One Rollout of two, the second of which begins with the last frame of the first."
+    return Rollout(
         None,
         torch.cat([before.tokens, after.tokens[:, 1:]], 1),
         torch.cat([before.actions, after.actions], 1),
@@ -110,8 +110,8 @@ def cached_decoder(tokenizer, most: int = 500) -> Callable[[Tensor], Tensor]:
 # %% ../../nbs/library/views/trajectories.ipynb #7e66f672
 @torch.no_grad()
 def futures_of(
-    dream: Dream, game: Trajectory, actions: Tensor | Callable, count: int, steps: int, seed=0
-) -> Trajectory:
+    dream: Dream, game: Rollout, actions: Tensor | Callable, count: int, steps: int, seed=0
+) -> Rollout:
     """`count` ways in which a game may go on for `steps` steps, without frames.
 
     Frame 0 of each is the last of the game. `actions` as in `imagination.rollout`: int64
@@ -135,7 +135,7 @@ def at_temperature(trained: Trained, temperature: float) -> Dream:
     config = replace(trained.config.imagination, temperature=temperature)
     tokenizer, world_model = trained.need("tokenizer", "world_model")
     sampler = maker(trained.config, "token_sampler")(config)
-    return ahead(Dream(tokenizer, world_model, sampler, config))
+    return speculative_dream(Dream(tokenizer, world_model, sampler, config))
 
 # %% ../../nbs/library/views/trajectories.ipynb #4e0dcdf2
 class PolicyOutput(NamedTuple):
@@ -152,7 +152,7 @@ def policy_input(policy, decode: Callable, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def policy_output(policy, decode: Callable, game: Trajectory) -> PolicyOutput:
+def policy_output(policy, decode: Callable, game: Rollout) -> PolicyOutput:
     "The PolicyOutput of a policy that has watched a whole game."
     seen = policy_input(policy, decode, game.tokens)
     logits, value, state = policy(seen[:, -1], burn_in(policy, seen[:, :-1]))
@@ -165,7 +165,7 @@ def _copies(state, count: int):
 
 
 @torch.no_grad()
-def future_values(policy, decode: Callable, output: PolicyOutput, futures: Trajectory) -> Tensor:
+def future_values(policy, decode: Callable, output: PolicyOutput, futures: Rollout) -> Tensor:
     """The values (B,T) of the T frames that come, for a policy with this output before them.
 
     The first frame of the futures is what the output is about, and is not valued again.

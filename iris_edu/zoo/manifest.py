@@ -30,7 +30,6 @@ from iris_edu.store import (
     place,
     read_manifest,
     repository,
-    state,
 )
 
 # %% ../../nbs/library/zoo/manifest.ipynb #0178985e
