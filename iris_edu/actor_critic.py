@@ -11,9 +11,9 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .base.settings import UserError
+from .base.typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .imagination import Rollout
-from .settings import UserError
-from .typed import NotNegative, Share, Whole, Width, at_least, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0

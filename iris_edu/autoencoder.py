@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from .settings import UserError
-from .typed import Count, Layers, Width, check_fields
+from .base.settings import UserError
+from .base.typed import Count, Layers, Width, check_fields
 
 # %% ../nbs/03_autoencoder.ipynb #e4a3dbd8
 def down(channels: int) -> nn.Module:

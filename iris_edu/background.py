@@ -15,12 +15,12 @@ from contextlib import contextmanager
 import torch
 
 from .agent import build_agent, build_dream, load_run, pick_device, set_precision
+from .base.files import say
+from .base.settings import UserError
 from .config import foreign_modules, make_environment
 from .divergence import kept
 from .envs import is_ours
-from .files import say
 from .run import end_with_parent, read_run
-from .settings import UserError
 from .validation import evaluate_agent
 
 # %% ../nbs/library/background.ipynb #34b70477

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
+from .base.files import text_table
+from .base.rng import make_generators
 from .config import LEARNERS, Config, learns, of_learner
-from .files import text_table
-from .rng import make_generators
 from .run import versions
 from .training import Trainer, autocast, collect_epoch, pick_execution, update_once
 

@@ -9,9 +9,9 @@ __all__ = ['EVENTS', 'Callback', 'callback_maker', 'Progress', 'summary', 'Tenso
 from pathlib import Path
 from typing import Protocol
 
+from .base.files import say, sentences
+from .base.settings import UserError
 from .config import guarded, of_learner, resolve
-from .files import say, sentences
-from .settings import UserError
 
 # %% ../nbs/library/callbacks.ipynb #2f256ef2
 class Callback(Protocol):

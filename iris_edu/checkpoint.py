@@ -20,8 +20,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from .config import LEARNERS, Config, check_trust, config_to_dict
-from iris_edu.files import (
+from iris_edu.base.files import (
     atomic_write,
     because,
     digest,
@@ -30,8 +29,9 @@ from iris_edu.files import (
     sentences,
     sync_folder,
 )
-from .settings import UserError
-from .typed import Count, Whole, from_json, typed
+from .base.settings import UserError
+from .base.typed import Count, Whole, from_json, typed
+from .config import LEARNERS, Config, check_trust, config_to_dict
 
 # %% ../nbs/library/checkpoint.ipynb #ab70d40f
 def flatten_optimizer(optimizer, prefix):

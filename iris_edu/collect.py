@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from .actor_critic import burn_in
+from .base.files import say
+from .base.rng import derive_seed, generator
+from .base.settings import UserError
 from .envs import num_actions
-from .files import say
 from .recordings import Recording, ReplayError, concatenate, rebuild
 from .replay import to_float
-from .rng import derive_seed, generator
-from .settings import UserError
 
 # %% ../nbs/library/collect.ipynb #5aca7d03
 def to_frames(observations, device):

@@ -8,8 +8,8 @@ __all__ = ['check_finite', 'diverged', 'kept']
 # %% ../nbs/library/divergence.ipynb #e4c5bbe2
 import torch
 
+from .base.settings import UserError
 from .config import of_learner
-from .settings import UserError
 
 # %% ../nbs/library/divergence.ipynb #15ef05ad
 def check_finite(config, name, epoch, history):

@@ -23,10 +23,10 @@ from gymnasium import spaces
 from gymnasium.wrappers import AddRenderObservation, TimeLimit
 from PIL import Image
 
+from .base.files import error_in_words
+from .base.settings import UserError
+from .base.typed import Count, Share, Whole, at_least, check_fields, typed
 from .entrance import Conform, check_actions, check_frames, to_image
-from .files import error_in_words
-from .settings import UserError
-from .typed import Count, Share, Whole, at_least, check_fields, typed
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gym.register_envs(ale_py)

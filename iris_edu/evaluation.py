@@ -20,20 +20,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import plots
 from .agent import beside, is_shipped, load_trained, pick_device, set_precision
+from .base import plots
+from .base.files import read_json, sentences, text_table, write_json
+from .base.settings import UserError
+from .base.typed import Positive, Score, Seed, Whole, typed
 from .checkpoint import checkpoint_sum
 from .collect import Episode, evaluate_policy
 from .config import collection_temperature, config_to_dict, game_of, make_environment
 from .envs import ATARI_100K, EnvConfig, emulator_rules
-from .files import read_json, sentences, text_table, write_json
 from .open_loop import recorded_error
-from .own_data import Recorded
 from .replay import ReplayBuffer
 from .run import read_run
-from .settings import UserError
-from .store import place, read_table, repository
-from .typed import Positive, Score, Seed, Whole, typed
+from .sharing.own_data import Recorded
+from .zoo.store import place, read_table, repository
 
 # %% ../nbs/10_evaluation.ipynb #7bfd30f2
 EVALUATION, PARTIAL, FORESEEN = "evaluation.json", "evaluation.partial.json", "k_step_error.json"

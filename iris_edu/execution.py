@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .files import say
+from .base.files import say
 from .imagination import Dream, Rollout, imagine
 from .training import Plain
 from .transformer import CausalAttention, attend

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .settings import UserError
-from .typed import Count, Positive, Whole, check_fields
+from .base.settings import UserError
+from .base.typed import Count, Positive, Whole, check_fields
 from .world_model import sample_categorical
 
 # %% auto #0

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .base.rng import generator
+from .base.settings import UserError
 from .imagination import Dream, rollout
 from .replay import Batch, ReplayBuffer, to_float
-from .rng import generator
-from .settings import UserError
 
 # %% ../nbs/library/open_loop.ipynb #8271bc33
 class Prediction(NamedTuple):

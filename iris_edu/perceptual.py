@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .settings import UserError
+from .base.settings import UserError
 
 # %% ../nbs/library/perceptual.ipynb #8059f79d
 class PerceptualOptions(Protocol):

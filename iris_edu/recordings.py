@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_arrays, write_arrays
-from .settings import UserError
+from .base.files import read_arrays, write_arrays
+from .base.settings import UserError
 
 # %% ../nbs/library/recordings.ipynb #94500d21
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .settings import UserError
-from .typed import Count, check_fields, one_of
+from .base.settings import UserError
+from .base.typed import Count, check_fields, one_of
 
 # %% ../nbs/02_replay.ipynb #ebfbfa9a
 class RecordedGames(Protocol):

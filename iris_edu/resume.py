@@ -9,6 +9,8 @@ __all__ = ['save', 'resume', 'check_data', 'data_sum', 'check_optimizers', 'para
 # %% ../nbs/library/resume.ipynb #c48c91fb
 from pathlib import Path
 
+from .base.files import make_folder, say
+from .base.settings import UserError
 from iris_edu.checkpoint import (
     Header,
     flatten_optimizer,
@@ -22,10 +24,8 @@ from iris_edu.checkpoint import (
 from .collect import Lost, restore_collector
 from .config import changes, foreign_modules, game_of, has_started, make_environment
 from .divergence import diverged
-from .files import make_folder, say
 from .recordings import load_recording, replays
 from .run import Change, RunFile, check_same, read_run, trim_metrics, versions, write_run
-from .settings import UserError
 
 # %% ../nbs/library/resume.ipynb #c7790dff
 def save(trainer):

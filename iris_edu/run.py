@@ -21,15 +21,7 @@ from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 
-from iris_edu.checkpoint import (
-    FORMAT,
-    Header,
-    check_version,
-    has_checkpoint,
-    load_checkpoint,
-)
-from .config import CHANGEABLE, Config, check_trust, config_to_dict, differences
-from iris_edu.files import (
+from iris_edu.base.files import (
     append_json_line,
     atomic_write,
     because,
@@ -39,8 +31,16 @@ from iris_edu.files import (
     sentences,
     write_json,
 )
-from .settings import UserError
-from .typed import ANYTHING, Count, Maybe, Rule, Whole, from_json
+from .base.settings import UserError
+from .base.typed import ANYTHING, Count, Maybe, Rule, Whole, from_json
+from iris_edu.checkpoint import (
+    FORMAT,
+    Header,
+    check_version,
+    has_checkpoint,
+    load_checkpoint,
+)
+from .config import CHANGEABLE, Config, check_trust, config_to_dict, differences
 
 # %% ../nbs/library/run.ipynb #119a30ef
 CONFIG = "config.json"

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .autoencoder import AutoencoderConfig, Decoder, Encoder
+from .base.settings import UserError
+from .base.typed import Decay, Maybe, NotNegative, Width, check_fields
 from .perceptual import LPIPS
-from .settings import UserError
-from .typed import Decay, Maybe, NotNegative, Width, check_fields
 
 _all_ = ["LPIPS"]  # the loss that the paper adds is found here too
 

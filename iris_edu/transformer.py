@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .settings import UserError
-from .typed import Decay, Layers, Positive, Width, check_fields
+from .base.settings import UserError
+from .base.typed import Decay, Layers, Positive, Width, check_fields
 
 # %% ../nbs/05_transformer.ipynb #7a3382ab
 @dataclass(frozen=True)

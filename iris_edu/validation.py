@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import plots
 from .agent import build_dream
+from .base import plots
+from .base.files import atomic_write
+from .base.rng import derive_seed, generator, make_generators
 from .collect import evaluate_policy
-from .config import has_started, make_environment, resolve
-from .files import atomic_write
+from .config import has_started, make_environment
 from .imagination import rollout
+from .open_loop import recorded_error
 from .replay import ReplayBuffer, to_float
-from .rng import derive_seed, generator, make_generators
 from .tokenizer import codebook_usage
 
 # %% ../nbs/library/validation.ipynb #5e0cce88
@@ -123,8 +124,6 @@ def evaluate_recorded(agent, config, epoch, replay, run_dir):
     metrics = held_out(agent, config, epoch, replay)
     if not has_started(config, "world_model", epoch):
         return metrics
-    # chapter 10 builds on this one, so it is found by its name
-    recorded_error = resolve("iris_edu.evaluation:recorded_error")
     errors = recorded_error(
         build_dream(agent, config),
         replay,

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .settings import UserError
+from .base.settings import UserError
+from .base.typed import Width, check_fields, one_of
 from iris_edu.transformer import (
     CausalAttention,
     KVCache,
@@ -25,7 +26,6 @@ from iris_edu.transformer import (
     TransformerConfig,
     init_weights,
 )
-from .typed import Width, check_fields, one_of
 
 # %% ../nbs/06_world_model.ipynb #403a176d
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def publish(folder):
         )
     )
     subprocess.run(
-        [sys.executable, "-m", "iris_edu.settings"],
+        [sys.executable, "-m", "iris_edu.base.settings"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder)},
         check=True,

@@ -33,8 +33,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iris_edu import agent, cli, evaluation, perceptual, recordings, store
-from iris_edu.apps import watch
+from iris_edu import agent, evaluation, perceptual, recordings
+from iris_edu.apps import cli, watch
+from iris_edu.base.files import sum_of
+from iris_edu.base.settings import UserError
 from iris_edu.checkpoint import checkpoint_sum
 from iris_edu.config import (
     CHANGEABLE,
@@ -45,11 +47,9 @@ from iris_edu.config import (
     config_to_dict,
     differences,
 )
-from iris_edu.files import sum_of
-from iris_edu.settings import UserError
 from iris_edu.views import game as game_module
 from iris_edu.zoo import episodes as zoo_episodes
-from iris_edu.zoo import learning, manifest
+from iris_edu.zoo import learning, manifest, store
 
 HERE = Path(__file__).resolve().parent
 # an input that takes longer hangs; what asks for more memory is told that there is none
@@ -418,7 +418,7 @@ CODE = (
     "evil:Thing-v0",
     "evil.sub:Thing",
     "builtins:print",
-    "iris_edu.cli:main",
+    "iris_edu.apps.cli:main",
     "iris_edu:evil",
     "evil/Thing-v0",
     ":",

@@ -17,14 +17,14 @@ import torch
 
 from iris_edu.actor_critic import actor_critic_loss, burn_in, lambda_returns
 from iris_edu.agent import build_agent
+from iris_edu.base.files import digest
+from iris_edu.base.settings import UserError
 from iris_edu.config import PRESETS
 from iris_edu.envs import EnvConfig, make_env
-from iris_edu.files import digest
 from iris_edu.imagination import Dream, Rollout
 from iris_edu.perceptual import LPIPS, packaged
-from iris_edu.settings import UserError
-from iris_edu.store import data_folder
 from iris_edu.training import build_optimizers
+from iris_edu.zoo.store import data_folder
 
 FOLDER = Path(__file__).with_name("golden")
 NUMBERS, TRAJECTORIES = (

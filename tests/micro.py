@@ -1,6 +1,6 @@
 """The smallest run there is: frames of 16 pixels, 4 tokens, networks of a few thousand numbers; for tests of what lies around the numbers."""
 
-from iris_edu.commands import parse_train
+from iris_edu.apps.commands import parse_train
 
 SIZES = (
     "--preset tiny --game Catch --device cpu --env.size 16 --autoencoder.size 16 --autoencoder.tokens 4 --autoencoder.channels 8 --autoencoder.groups 4 --autoencoder.latent 8 "

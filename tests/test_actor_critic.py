@@ -17,8 +17,8 @@ from iris_edu.actor_critic import (
     sample_actions,
     squared_error,
 )
+from iris_edu.base.settings import UserError
 from iris_edu.imagination import Rollout
-from iris_edu.settings import UserError
 
 TINY = ActorCriticConfig(channels=(4, 8), hidden=16, burn_in=3, horizon=6)
 

@@ -12,8 +12,10 @@ import torch
 from micro import configuration
 from safetensors import safe_open
 
-from iris_edu import checkpoint, cli
+from iris_edu import checkpoint
 from iris_edu.agent import beside, build_agent, load_run, load_trained, out_of_memory, save_agent
+from iris_edu.apps import cli
+from iris_edu.base.settings import UserError
 from iris_edu.checkpoint import (
     CHECKPOINT,
     PREVIOUS,
@@ -25,7 +27,6 @@ from iris_edu.checkpoint import (
 )
 from iris_edu.config import LEARNERS, config_to_dict
 from iris_edu.run import read_run
-from iris_edu.settings import UserError
 from iris_edu.training import train
 
 MICRO = configuration(
@@ -103,7 +104,7 @@ def test_commands_take_all_three(whole, tmp_path, monkeypatch, capsys, line):
     monkeypatch.setattr(
         "iris_edu.agent.load_settings",
         lambda: replace(
-            __import__("iris_edu.settings").settings.load_settings(), runs=tmp_path / "runs"
+            __import__("iris_edu.base.settings").settings.load_settings(), runs=tmp_path / "runs"
         ),
     )
     for source in (whole[0], whole[0] / CHECKPOINT, "catch-small"):

@@ -11,7 +11,7 @@ from iris_edu.autoencoder import (
     join_patches,
     patches,
 )
-from iris_edu.settings import UserError
+from iris_edu.base.settings import UserError
 
 
 def parameters(module):

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from iris_edu import bench, cli
+from iris_edu import bench
+from iris_edu.apps import cli
 from iris_edu.training import PRESETS
 
 

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from iris_edu import checks, cli
 from iris_edu.actor_critic import ActorCritic, lambda_returns
+from iris_edu.apps import cli
 from iris_edu.autoencoder import Decoder, Encoder
+from iris_edu.base.settings import UserError
 from iris_edu.callbacks import Progress, TensorBoard
+from iris_edu.course import contracts
 from iris_edu.envs import make_env
 from iris_edu.imagination import CategoricalSampler, imagine
 from iris_edu.perceptual import LPIPS
 from iris_edu.replay import UniformSegments
-from iris_edu.settings import UserError
 from iris_edu.tokenizer import Tokenizer, VectorQuantizer
 from iris_edu.training import Plain
 from iris_edu.transformer import CausalAttention, LearntPositions
@@ -451,31 +452,33 @@ BROKEN = [
 
 @pytest.mark.parametrize("part", DEFAULTS)
 def test_default_passes(part):
-    assert getattr(checks, f"check_{part}")(DEFAULTS[part]) is None
+    assert getattr(contracts, f"check_{part}")(DEFAULTS[part]) is None
 
 
 @pytest.mark.parametrize("callback", [Progress, TensorBoard])
 def test_callbacks_of_the_library_pass(callback):
-    checks.check_callback(callback)
+    contracts.check_callback(callback)
 
 
 @pytest.mark.parametrize(
     "part, broken, words", BROKEN, ids=[f"{p}-{i}" for i, (p, _, _) in enumerate(BROKEN)]
 )
 def test_broken_part_is_named(part, broken, words):
-    with pytest.raises(checks.ContractError, match=words):
-        getattr(checks, f"check_{part}")(broken)
+    with pytest.raises(contracts.ContractError, match=words):
+        getattr(contracts, f"check_{part}")(broken)
 
 
 def test_every_check_has_two_broken_parts():
-    names = {name for name in checks.__all__ if name.startswith("check_")}
+    names = {name for name in contracts.__all__ if name.startswith("check_")}
     assert names == {f"check_{part}" for part in DEFAULTS}
     for part in DEFAULTS:
         assert sum(case[0] == part for case in BROKEN) >= 2, part
 
 
 def test_the_chapter_names_real_flags(capsys):
-    text = (Path(__file__).parent.parent / "nbs" / "A4_checks.ipynb").read_text()
+    text = (
+        Path(__file__).parent.parent / "nbs" / "library" / "course" / "contracts.ipynb"
+    ).read_text()
     flags = re.findall(r"\| `(--[a-z-]+)` \|", text)
     assert len(flags) == len(DEFAULTS)
     with pytest.raises(SystemExit):
@@ -487,7 +490,7 @@ def test_the_chapter_names_real_flags(capsys):
 
 def test_a_check_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    checks.check_encoder(Encoder)
+    contracts.check_encoder(Encoder)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -496,4 +499,4 @@ def test_a_user_error_is_not_a_broken_contract():
         raise UserError("There are no weights; install them.")
 
     with pytest.raises(UserError):
-        checks.check_perceptual_loss(missing)
+        contracts.check_perceptual_loss(missing)

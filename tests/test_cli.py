@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_edu import cli, commands
+from iris_edu.apps import cli, commands
 from iris_edu.config import PRESETS
 from iris_edu.run import RunFile, append_metrics, write_run
 
@@ -307,7 +307,7 @@ def test_no_option_takes_a_number_that_is_none(line, number, capsys):
 def test_no_failure_of_the_system_escapes(command, code, words, monkeypatch, capsys):
     import re
 
-    from iris_edu import commands
+    from iris_edu.apps import commands
 
     def fail(arguments):
         raise OSError(code, os.strerror(code), "some/file")
@@ -319,7 +319,7 @@ def test_no_failure_of_the_system_escapes(command, code, words, monkeypatch, cap
 
 
 def test_memory_that_is_used_up_is_a_sentence(monkeypatch, capsys):
-    from iris_edu import commands
+    from iris_edu.apps import commands
 
     def fail(arguments):
         raise MemoryError
@@ -329,7 +329,7 @@ def test_memory_that_is_used_up_is_a_sentence(monkeypatch, capsys):
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
-    from iris_edu import commands
+    from iris_edu.apps import commands
 
     def fail(arguments):
         raise ZeroDivisionError

@@ -11,7 +11,10 @@ from typing import get_args
 
 import pytest
 
-from iris_edu import checkpoint, cli, run
+from iris_edu import checkpoint, run
+from iris_edu.apps import cli
+from iris_edu.base.settings import UserError
+from iris_edu.base.typed import kinds_of
 from iris_edu.checkpoint import FORMAT, Header
 from iris_edu.config import (
     CHANGEABLE,
@@ -31,8 +34,6 @@ from iris_edu.config import (
     resolve,
 )
 from iris_edu.run import RunFile, read_run, write_run
-from iris_edu.settings import UserError
-from iris_edu.typed import kinds_of
 
 TINY = PRESETS["tiny"]
 
@@ -275,9 +276,9 @@ def test_callbacks_wait_too(home):
     "name",
     [
         "iris_edu.training:os",
-        "iris_edu.cli:main",
+        "iris_edu.apps.cli:main",
         "iris_edu.run:subprocess",
-        "iris_edu.files:atomic_write",
+        "iris_edu.base.files:atomic_write",
     ],
 )
 def test_a_module_of_ours_is_no_back_door(name):

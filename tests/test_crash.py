@@ -26,7 +26,7 @@ MICRO = [
 # The forkserver imports the package once, then each life of a run is a fork of it: starting one
 # takes milliseconds.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["iris_edu.commands", "iris_edu.report"])
+processes.set_forkserver_preload(["iris_edu.apps.commands", "iris_edu.apps.report"])
 
 
 def run(folder, die_at=None, words=()):
@@ -37,7 +37,7 @@ def run(folder, die_at=None, words=()):
     """
     import torch
 
-    from iris_edu import cli
+    from iris_edu.apps import cli
 
     torch.set_num_threads(1)
     if die_at:
@@ -220,7 +220,7 @@ def test_killed_while_a_second_process_evaluates(undisturbed, tmp_path):
 
 
 def test_finished_run_says_so(undisturbed, capsys):
-    from iris_edu import cli
+    from iris_edu.apps import cli
 
     folder, _, _ = undisturbed
     before = (folder / CHECKPOINT).read_bytes()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from iris_edu.apps import watch
+from iris_edu.apps.cli import main
 from iris_edu.apps.watch import (
     SHOWN,
     clock,
@@ -25,10 +26,9 @@ from iris_edu.apps.watch import (
     summary,
     time_left,
 )
-from iris_edu.cli import main
+from iris_edu.base.settings import UserError
 from iris_edu.resume import begin
 from iris_edu.run import append_metrics, read_metrics
-from iris_edu.settings import UserError
 from iris_edu.training import PRESETS
 from iris_edu.views.dashboard import Dashboard, charts
 
@@ -223,7 +223,7 @@ def test_watch_ends_with_a_sentence(run, capsys, words, sentence):
 
 
 def test_ctrl_c_ends_with_130(run):
-    code = f"import sys; from iris_edu.cli import main; sys.exit(main(['watch', {str(run[0])!r}, '--seconds', '60']))"
+    code = f"import sys; from iris_edu.apps.cli import main; sys.exit(main(['watch', {str(run[0])!r}, '--seconds', '60']))"
 
     # tests that run in the background inherit that Ctrl-C is ignored
     def heed():
@@ -247,7 +247,7 @@ def test_watch_needs_no_notebook_packages(run):
     hide = "import sys; sys.modules.update(dict.fromkeys(['anywidget', 'ipywidgets', 'traitlets', 'IPython', 'matplotlib']));"
     code = (
         hide
-        + f"from iris_edu.cli import main; main(['watch', {str(run[0])!r}, '--once']); from iris_edu.views.dashboard import Dashboard; Dashboard({str(run[0])!r})"
+        + f"from iris_edu.apps.cli import main; main(['watch', {str(run[0])!r}, '--once']); from iris_edu.views.dashboard import Dashboard; Dashboard({str(run[0])!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (

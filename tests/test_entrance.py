@@ -9,10 +9,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_edu.base.settings import UserError
 from iris_edu.config import Config, Parts, make_environment
 from iris_edu.entrance import ActionTable, Conform, check_actions, check_frames, to_image
 from iris_edu.envs import EnvConfig, enter, game_id, make_env, option_values
-from iris_edu.settings import UserError
 
 Box = spaces.Box
 RGB = Box(0, 255, (20, 30, 3), np.uint8)

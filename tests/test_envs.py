@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from iris_edu.base.settings import UserError
 from iris_edu.envs import (
     ATARI_100K,
     Catch,
@@ -20,7 +21,6 @@ from iris_edu.envs import (
     num_actions,
     resize,
 )
-from iris_edu.settings import UserError
 
 
 def play(env, actions, seed):

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from iris_edu import cli, settings
 from iris_edu.agent import load_run
+from iris_edu.apps import cli
+from iris_edu.base import settings
+from iris_edu.base.rng import generator
+from iris_edu.base.settings import UserError
 from iris_edu.collect import evaluate_policy
 from iris_edu.envs import ATARI_100K, make_env
 from iris_edu.evaluation import (
@@ -30,9 +33,7 @@ from iris_edu.evaluation import (
 from iris_edu.imagination import Dream, DreamState
 from iris_edu.open_loop import k_step_error, shuffle_actions
 from iris_edu.replay import Batch
-from iris_edu.rng import generator
 from iris_edu.run import RunFile, write_run
-from iris_edu.settings import UserError
 from iris_edu.training import PRESETS, build_agent, train
 
 
@@ -266,7 +267,7 @@ def test_percentages_of_table_7():
 
 def test_missing_or_damaged_table(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "iris_edu.store.load_settings", lambda: replace(settings.load_settings(), data=tmp_path)
+        "iris_edu.zoo.store.load_settings", lambda: replace(settings.load_settings(), data=tmp_path)
     )
     with pytest.raises(UserError, match="there is no .*table2.csv"):
         paper_table(2)

@@ -11,11 +11,13 @@ import torch
 from micro import configuration
 from torch import nn
 
-from iris_edu import cli
 from iris_edu.agent import build_agent, load_trained
+from iris_edu.apps import cli
+from iris_edu.base.settings import UserError
 from iris_edu.checkpoint import CHECKPOINT
 from iris_edu.config import PRESETS
-from iris_edu.exchange import (
+from iris_edu.recordings import concatenate, load_recording
+from iris_edu.sharing.exchange import (
     convert,
     episodes_in,
     export_agent,
@@ -25,9 +27,7 @@ from iris_edu.exchange import (
     read_authors,
     recordings_in,
 )
-from iris_edu.own_data import import_recordings
-from iris_edu.recordings import concatenate, load_recording
-from iris_edu.settings import UserError
+from iris_edu.sharing.own_data import import_recordings
 from iris_edu.training import train
 
 MICRO = configuration(

@@ -10,12 +10,12 @@ import torch
 
 from iris_edu import execution
 from iris_edu.agent import load_trained
+from iris_edu.base.rng import make_generators
+from iris_edu.base.settings import UserError
 from iris_edu.config import REGISTRY, Config, resolve
 from iris_edu.imagination import CategoricalSampler, Dream, ImaginationConfig, draw_frame, imagine
 from iris_edu.replay import to_float
-from iris_edu.rng import make_generators
 from iris_edu.run import load_checkpoint
-from iris_edu.settings import UserError
 from iris_edu.training import (
     LOSSES,
     PRESETS,

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from iris_edu import cli, commands
-from iris_edu import fetch as module
-from iris_edu.fetch import download, missing, source
-from iris_edu.settings import UserError
-from iris_edu.store import SHIPPED, Missing, place, state, whole
+from iris_edu.apps import cli, commands
+from iris_edu.base.settings import UserError
+from iris_edu.zoo import fetch as module
+from iris_edu.zoo.fetch import download, missing, source
 from iris_edu.zoo.manifest import register
+from iris_edu.zoo.store import SHIPPED, Missing, place, state, whole
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "learning/small.csv"

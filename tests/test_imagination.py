@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from iris_edu.actor_critic import ActorCritic, ActorCriticConfig
+from iris_edu.base.settings import UserError
 from iris_edu.imagination import (
     CategoricalSampler,
     Dream,
@@ -13,7 +14,6 @@ from iris_edu.imagination import (
     imagine,
     rollout,
 )
-from iris_edu.settings import UserError
 from iris_edu.transformer import TransformerConfig
 from iris_edu.world_model import WorldModel, WorldModelConfig
 

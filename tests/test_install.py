@@ -189,10 +189,10 @@ MODULES = {
     ".".join(path.relative_to(ROOT / "iris_edu").with_suffix("").parts): path.read_text()
     for path in (ROOT / "iris_edu").rglob("*.py")
 }
-DRAWING = ("plots", "drawing", "apps.serve") + tuple(
+DRAWING = ("base.plots", "base.drawing", "apps.serve") + tuple(
     name for name in MODULES if name.startswith("views.")
 )
-READING = ("sources", "exchange")  # what they read needs the extra `data`
+READING = ("sharing.sources", "sharing.exchange")  # what they read needs the extra `data`
 # other people's environments
 EXAMPLES = {"minatar", "crafter", "vizdoom", "minigrid", "highway_env"}
 

@@ -15,10 +15,14 @@ import torch
 from micro import configuration
 from PIL import Image
 
-from iris_edu import cli
+from iris_edu.apps import cli
+from iris_edu.base.settings import UserError
 from iris_edu.config import make_environment
 from iris_edu.evaluation import evaluate_run
-from iris_edu.own_data import (
+from iris_edu.recordings import concatenate
+from iris_edu.replay import ReplayBuffer, ReplayConfig
+from iris_edu.run import read_metrics, read_run
+from iris_edu.sharing.own_data import (
     DATASET,
     Recorded,
     cut,
@@ -27,11 +31,7 @@ from iris_edu.own_data import (
     import_recordings,
     load_recordings,
 )
-from iris_edu.recordings import concatenate
-from iris_edu.replay import ReplayBuffer, ReplayConfig
-from iris_edu.run import read_metrics, read_run
-from iris_edu.settings import UserError
-from iris_edu.sources import frames_before, read_steps
+from iris_edu.sharing.sources import frames_before, read_steps
 from iris_edu.training import train
 from iris_edu.views.gallery import action_names
 from iris_edu.views.game import Game, opened
@@ -311,7 +311,7 @@ def test_floats_are_as_bright_as_the_brightest_of_them_says(tmp_path):
 
 
 def test_long_recordings_become_several_files_that_go_on_with_the_game(tmp_path, monkeypatch):
-    monkeypatch.setattr("iris_edu.own_data.BYTES_A_FILE", 1000 * 3 * 8 * 8)
+    monkeypatch.setattr("iris_edu.sharing.own_data.BYTES_A_FILE", 1000 * 3 * 8 * 8)
     source = npz(tmp_path / "long.npz", **game(2300, 8, 1500))
     dataset = import_recordings(source, tmp_path / "made", 8)
     assert len(dataset.files) == 3 and dataset.episodes == 2
@@ -541,7 +541,7 @@ def test_nothing_is_overwritten_and_a_failure_on_the_way_leaves_nothing(
     shutil.rmtree(tmp_path / "made")
     assert "give a larger number" in refused(capsys, tmp_path, source, "--actions", 2)
     monkeypatch.setattr(
-        "iris_edu.own_data.write_json",
+        "iris_edu.sharing.own_data.write_json",
         lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt()),
     )
     with pytest.raises(KeyboardInterrupt):

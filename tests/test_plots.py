@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from iris_edu import plots
-from iris_edu.plots import (
+from iris_edu.base import plots
+from iris_edu.base.plots import (
     COLOURS,
     agent_map,
     plot_curves,
@@ -23,7 +23,7 @@ from iris_edu.plots import (
     strip,
     to_uint8,
 )
-from iris_edu.settings import UserError
+from iris_edu.base.settings import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 12, 3), np.uint8)
@@ -215,7 +215,7 @@ def test_without_matplotlib_strips_work_and_figures_say_what_to_install():
 import sys; sys.modules["matplotlib"] = None
 import numpy as np
 from iris_edu import plots
-from iris_edu.settings import UserError
+from iris_edu.base.settings import UserError
 assert "torch" not in sys.modules
 plots.strip(np.zeros((2, 8, 8, 3)))
 for draw in (plots.agent_map, lambda: plots.show_frames(np.zeros((2, 8, 8, 3))), lambda: plots.plot_curves({}, "x", "y")):

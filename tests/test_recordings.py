@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from iris_edu.base.files import atomic_write
+from iris_edu.base.settings import UserError
 from iris_edu.envs import Catch, EnvConfig, make_env
-from iris_edu.files import atomic_write
 from iris_edu.recordings import (
     Recording,
     ReplayError,
@@ -23,7 +24,6 @@ from iris_edu.recordings import (
     replays,
     save_recording,
 )
-from iris_edu.settings import UserError
 
 
 def test_a_missing_recording_gets_a_sentence():
@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, place):
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a Unix thing")
 def test_a_real_limit_on_file_size_leaves_the_old_recording(tmp_path):
     code = (
-        "import resource, signal, sys, numpy as np; from iris_edu.recordings import *; from iris_edu.settings import UserError\n"
+        "import resource, signal, sys, numpy as np; from iris_edu.recordings import *; from iris_edu.base.settings import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "noise = np.random.default_rng(0).integers(256, size=(20, 64, 64, 3), dtype=np.uint8); z = np.zeros(20)\n"
         "try: save_recording(sys.argv[1], Recording(z[:0], z[:0], z, z, z, z, noise))\n"

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_edu.base.settings import UserError
 from iris_edu.recordings import Recording
 from iris_edu.replay import ReplayBuffer, ReplayConfig, UniformSegments, to_float
-from iris_edu.settings import UserError
 
 SIZE = 2
 episodes = st.lists(st.integers(1, 12), min_size=1, max_size=8)

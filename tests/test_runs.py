@@ -14,17 +14,18 @@ import pytest
 import torch
 from micro import SIZES, configuration
 
-from iris_edu import cli, training
+from iris_edu import training
+from iris_edu.apps import cli
+from iris_edu.apps.report import write_report
 from iris_edu.apps.watch import summary
+from iris_edu.base.settings import UserError
 from iris_edu.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
 from iris_edu.collect import Collector, Lost, restore_collector
 from iris_edu.config import make_environment
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.recordings import Recording, load_recording, record, save_recording
 from iris_edu.replay import ReplayBuffer, ReplayConfig
-from iris_edu.report import write_report
 from iris_edu.run import append_metrics, lock_run, read_metrics, read_run
-from iris_edu.settings import UserError
 from iris_edu.training import train
 from iris_edu.views.dashboard import Dashboard
 

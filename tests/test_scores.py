@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iris_edu import cli
+from iris_edu.apps import cli
 from iris_edu.envs import ATARI_100K
 from iris_edu.evaluation import normalise, paper_table
 from iris_edu.run import RunFile, write_run

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from iris_edu import settings as module
-from iris_edu.settings import (
+from iris_edu.base import settings as module
+from iris_edu.base.settings import (
     BADGE_MARK,
     NO_BADGE,
     SETUP_MARK,
@@ -139,7 +139,7 @@ def test_a_missing_file_and_a_folder_are_mistakes(tmp_path):
 
 
 def test_only_the_standard_library_is_loaded():
-    code = "import sys; old = set(sys.modules); import iris_edu.settings; print(*{m.split('.')[0] for m in set(sys.modules) - old})"
+    code = "import sys; old = set(sys.modules); import iris_edu.base.settings; print(*{m.split('.')[0] for m in set(sys.modules) - old})"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
@@ -346,10 +346,10 @@ def test_a_file_that_is_no_notebook_is_named(folder, content):
 
 
 def command(*arguments, cwd):
-    "python -m iris_edu.settings with these arguments."
+    "python -m iris_edu.base.settings with these arguments."
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "iris_edu.settings", *arguments],
+        [sys.executable, "-m", "iris_edu.base.settings", *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -392,4 +392,4 @@ def test_each_notebook_has_both_generated_cells(path):
 
 def test_the_notebooks_agree_with_settings_ini():
     different = stamp(ROOT / "nbs", load_settings(ROOT / "settings.ini"), check=True)
-    assert not different, "run python -m iris_edu.settings"
+    assert not different, "run python -m iris_edu.base.settings"

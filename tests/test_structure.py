@@ -26,24 +26,23 @@ FILES = sorted((ROOT / "iris_edu").rglob("*.py"))
 MODULES = {module_name(path): path for path in FILES if not path.stem.startswith("_")}
 # A module imports only modules that stand to its left.
 ORDER = (
-    "settings typed files drawing plots entrance envs replay recordings "
-    "autoencoder perceptual tokenizer transformer world_model imagination actor_critic "
-    "config rng checkpoint run open_loop store fetch sources own_data agent "
-    "zoo.scripted zoo.episodes zoo.measures zoo.manifest zoo.learning "
-    "token_cache collect validation divergence background memory callbacks resume "
-    "training exchange evaluation scores bench execution "
-    "zoo.fit zoo.codebook zoo.tokenizers zoo.dreams zoo.recipes "
-    "checks report views.gallery views.tokens views.next_token views.attention "
-    "views.trajectories views.reenactment views.futures views.returns views.game "
-    "views.play_loop views.dream_pad views.figures apps.serve apps.watch views.dashboard "
-    "commands cli"
+    "base.settings base.typed base.files base.drawing base.plots entrance envs replay "
+    "recordings autoencoder perceptual tokenizer transformer world_model imagination "
+    "actor_critic config base.rng checkpoint run open_loop zoo.store zoo.fetch "
+    "sharing.sources sharing.own_data agent zoo.scripted zoo.episodes zoo.measures "
+    "zoo.manifest zoo.learning token_cache collect validation divergence background memory "
+    "callbacks resume training sharing.exchange evaluation scores bench execution zoo.fit "
+    "zoo.codebook zoo.tokenizers zoo.dreams zoo.recipes course.contracts apps.report "
+    "views.gallery views.tokens views.next_token views.attention views.trajectories "
+    "views.reenactment views.futures views.returns views.game views.play_loop views.dream_pad "
+    "views.figures apps.serve apps.watch views.dashboard apps.commands apps.cli "
 ).split()
 CORE = ORDER[ORDER.index("autoencoder") : ORDER.index("actor_critic") + 1]
 # A chapter without a module of its own.
 ONLY_TEXT = {
     "00_tour",
     "11_speed",
-    "A21_own_environment",
+    "own_environment",
     "freeway",
     "index",
     "notation",
@@ -137,7 +136,7 @@ def test_the_core_needs_only_torch(name):
     if name == "perceptual":
         allowed.add("safetensors")
     assert {full.split(".")[0] for full in imports(MODULES[name])} <= allowed
-    assert own(MODULES[name]) <= {"settings", "typed", *CORE}
+    assert own(MODULES[name]) <= {"base.settings", "base.typed", *CORE}
 
 
 def test_each_module_imports_alone(fresh_imports):

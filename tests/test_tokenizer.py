@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_edu.autoencoder import AutoencoderConfig
+from iris_edu.base.settings import UserError
 from iris_edu.perceptual import SquaredDistance
-from iris_edu.settings import UserError
 from iris_edu.tokenizer import (
     Tokenizer,
     TokenizerConfig,

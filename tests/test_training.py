@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from iris_edu import checkpoint, cli, recordings, rng, run
+from iris_edu import checkpoint, recordings, run
 from iris_edu.agent import load_run
+from iris_edu.apps import cli
+from iris_edu.base import rng
+from iris_edu.base.settings import UserError
 from iris_edu.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
 from iris_edu.collect import evaluate_policy
 from iris_edu.config import LEARNERS, make_environment, of_learner
@@ -23,7 +26,6 @@ from iris_edu.recordings import load_recording
 from iris_edu.resume import experience_path
 from iris_edu.run import read_metrics, read_run
 from iris_edu.scores import score_report
-from iris_edu.settings import UserError
 from iris_edu.training import PRESETS, Trainer, build_agent, build_optimizers, train
 from iris_edu.validation import evaluate_agent
 
@@ -500,7 +502,7 @@ def test_file_too_large_for_the_system(tmp_path):
     """
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
-        "from iris_edu.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from iris_edu.apps.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     options = "--preset tiny --game Catch --training.epochs 1 --training.collect-epochs 1 --training.collect-steps 5 --training.tokenizer-after 9 --training.evaluate-every 0"
     done = subprocess.run(

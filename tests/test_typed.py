@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_edu import files
-from iris_edu.files import (
+from iris_edu.base import files
+from iris_edu.base.files import (
     because,
     read_arrays,
     read_json,
@@ -23,8 +23,8 @@ from iris_edu.files import (
     sweep,
     write_arrays,
 )
-from iris_edu.settings import UserError
-from iris_edu.typed import (
+from iris_edu.base.settings import UserError
+from iris_edu.base.typed import (
     AnyFloat,
     Count,
     Decay,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from iris_edu.agent import load_trained
-from iris_edu.checks import (
+from iris_edu.base.settings import UserError
+from iris_edu.course.contracts import (
     check_heads,
     check_segment_sampler,
     check_tokenizer,
@@ -22,7 +23,6 @@ from iris_edu.checks import (
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.imagination import CategoricalSampler, ImaginationConfig
 from iris_edu.recordings import record
-from iris_edu.settings import UserError
 from iris_edu.transformer import CausalAttention, TransformerConfig
 from iris_edu.views.attention import (
     FrameAttention,

@@ -9,8 +9,8 @@ import ipywidgets
 import pytest
 import torch
 
-from iris_edu.cli import main
-from iris_edu.settings import UserError
+from iris_edu.apps.cli import main
+from iris_edu.base.settings import UserError
 from iris_edu.views import dream_pad
 from iris_edu.views import game as play
 from iris_edu.views.dream_pad import DreamPad, Sketching

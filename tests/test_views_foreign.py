@@ -3,7 +3,7 @@
 import pytest
 from foreign_parts import CountingModel, GridTokenizer, PairTokenizer
 
-from iris_edu.settings import UserError
+from iris_edu.base.settings import UserError
 from iris_edu.views.dream_pad import DreamPad
 from iris_edu.views.figures import figure_dreams, figure_reenactment, figure_unrolling
 from iris_edu.views.futures import ManyFutures

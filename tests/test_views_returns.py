@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from iris_edu.actor_critic import lambda_returns
-from iris_edu.settings import UserError
+from iris_edu.base.settings import UserError
 from iris_edu.views import returns as r
 from iris_edu.views.dream_pad import DreamPad
 from iris_edu.views.futures import ManyFutures

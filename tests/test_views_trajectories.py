@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from iris_edu.base.settings import UserError
 from iris_edu.recordings import Recording
-from iris_edu.settings import UserError
 from iris_edu.views import trajectories as t
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from iris_edu.settings import UserError
+from iris_edu.base.settings import UserError
 from iris_edu.transformer import TransformerConfig
 from iris_edu.world_model import (
     FrameActionLayout,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iris_edu.base.settings import UserError
 from iris_edu.envs import EnvConfig, make_env
 from iris_edu.recordings import load_recording, rebuild
-from iris_edu.settings import UserError
 from iris_edu.zoo.episodes import GAMES, SPLITS, episodes_file, load_episodes, record_game
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,12 +10,12 @@ import torch
 from safetensors import safe_open
 
 from iris_edu.agent import Trained, build_agent, load_trained
+from iris_edu.base.settings import UserError
 from iris_edu.checkpoint import checkpoint_sum, read_checkpoint
 from iris_edu.config import LEARNERS, PRESETS
-from iris_edu.settings import UserError
-from iris_edu.store import SHIPPED, name_of, read_manifest, state
 from iris_edu.zoo.episodes import load_episodes
 from iris_edu.zoo.manifest import checkpoint_table, readme_tables, register, save_trained
+from iris_edu.zoo.store import SHIPPED, name_of, read_manifest, state
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from iris_edu import cli
 from iris_edu.agent import load_run, load_trained
+from iris_edu.apps import cli
+from iris_edu.base.settings import UserError, load_settings
 from iris_edu.config import PRESETS
 from iris_edu.evaluation import evaluate_run
-from iris_edu.settings import UserError, load_settings
-from iris_edu.store import name_of, read_manifest
 from iris_edu.training import train
 from iris_edu.zoo import recipes
 from iris_edu.zoo.dreams import DreamRecipe
 from iris_edu.zoo.episodes import SPLITS, load_episodes
 from iris_edu.zoo.learning import load_learning
 from iris_edu.zoo.recipes import RECIPES
+from iris_edu.zoo.store import name_of, read_manifest
 from iris_edu.zoo.tokenizers import TokenizerRecipe
 
 ROOT = Path(__file__).resolve().parent.parent

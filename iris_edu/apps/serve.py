@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..files import say
+from ..base.files import say
+from ..base.settings import UserError
 from ..run import end_with_parent
-from ..settings import UserError
 from ..views.dream_pad import DreamPad
 from ..views.game import opened
 

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ..agent import is_shipped, load_trained
+from .report import GROUPS, curves
+from ..base.files import read_bytes, say, sentences, text_table
+from ..base.settings import UserError
 from ..config import LEARNERS, Config, game_of, learns
-from ..files import read_bytes, say, sentences, text_table
-from ..report import GROUPS, curves
 from ..run import METRICS, noted, read_metrics, read_run
-from ..settings import UserError
 
 # %% auto #0
 __all__ = ['PHASES', 'BARS', 'PLAIN', 'SHOWN', 'runs_in', 'seconds_of', 'time_left', 'sparkline', 'bars_for', 'clock', 'finished',

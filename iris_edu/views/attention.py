@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..agent import Trained
 from ..autoencoder import patches
+from ..base.settings import UserError
 from ..recordings import Recording
-from ..settings import UserError
 from iris_edu.views.gallery import (
     Gallery,
     View,

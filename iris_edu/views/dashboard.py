@@ -12,12 +12,12 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from .. import plots
+from ..apps.report import curves
 from ..apps.watch import SHOWN, finished, pictures, progress, read_picture
+from ..base import plots
+from ..base.settings import UserError
 from ..config import game_of
-from ..report import curves
 from ..run import METRICS, noted, read_metrics, read_run
-from ..settings import UserError
 
 try:
     import ipywidgets

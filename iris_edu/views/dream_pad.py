@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..agent import Trained
+from ..base.settings import UserError
 from ..bench import one_thread, side_by_side
 from ..recordings import Recording
-from ..settings import UserError
 from .gallery import Gallery, View, row
 from .game import KEYS, Round, save_gif, save_session
 from .play_loop import PlayLoop

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import plots
 from ..agent import Trained
+from ..base import plots
+from ..base.plots import COLOURS, to_uint8
 from ..imagination import Rollout
-from ..plots import COLOURS, to_uint8
 from ..recordings import Recording
 from .gallery import action_names, grid_of
 from .reenactment import marked_given, open_loop

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..agent import Trained
+from ..base.settings import UserError
 from ..imagination import Rollout
 from ..recordings import Recording
-from ..settings import UserError
 from .gallery import Gallery, View, action_names, number_slider, row, whole_slider
 from iris_edu.views.trajectories import (
     GIVEN,

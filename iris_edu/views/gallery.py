@@ -20,13 +20,13 @@ import traitlets
 from PIL import Image, ImageDraw, ImageFont
 
 import iris_edu
+from ..base.drawing import Picture
+from ..base.plots import to_uint8
+from ..base.settings import UserError
 from ..config import Config, make_environment
-from ..drawing import Picture
-from ..own_data import read_dataset
-from ..plots import to_uint8
 from ..recordings import Recording
 from ..replay import to_float
-from ..settings import UserError
+from ..sharing.own_data import read_dataset
 
 # %% auto #0
 __all__ = ['STATIC', 'INK', 'CHOSEN', 'MARKED', 'WRONG', 'shared', 'Gallery', 'draw_gallery', 'row', 'stack', 'beside',

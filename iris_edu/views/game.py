@@ -18,18 +18,18 @@ from PIL import Image
 from torch import Tensor
 
 from ..agent import Trained, load_trained
+from ..base.files import atomic_write, read_json
+from ..base.plots import to_uint8
+from ..base.rng import generator
+from ..base.settings import UserError
+from ..base.typed import Positive, Seed, Whole
 from ..config import Config, game_of, make_environment
-from ..files import atomic_write, read_json
-from ..own_data import held_out_part
-from ..plots import to_uint8
 from ..recordings import Recording, record
-from ..rng import generator
-from ..settings import UserError
-from ..store import state
-from ..typed import Positive, Seed, Whole
+from ..sharing.own_data import held_out_part
 from .gallery import action_names
 from .trajectories import as_floats, at_temperature, real_frames
 from ..zoo.episodes import load_episodes
+from ..zoo.store import state
 
 # %% ../../nbs/library/views/game.ipynb #38d44254
 def opened(name, trust=()) -> tuple[Trained, Recording]:

@@ -15,10 +15,10 @@ from einops import rearrange
 
 from ..agent import Trained
 from ..autoencoder import patches
+from ..base.rng import generator
+from ..base.settings import UserError
 from ..imagination import CategoricalSampler, ImaginationConfig, TokenSampler, draw_frame
 from ..recordings import Recording
-from ..rng import generator
-from ..settings import UserError
 from ..tokenizer import TokenizerLike
 from iris_edu.views.gallery import (
     Gallery,

@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from ..base.settings import UserError
 from ..bench import one_thread
-from ..settings import UserError
 
 # %% auto #0
 __all__ = ['quick_switches', 'rest', 'why_stopped', 'PlayLoop']

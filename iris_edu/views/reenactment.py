@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..agent import Trained
 from ..autoencoder import patches
+from ..base.plots import to_uint8
+from ..base.settings import UserError
 from ..imagination import Dream, Rollout
-from ..plots import to_uint8
 from ..recordings import Recording
-from ..settings import UserError
 from iris_edu.views.gallery import (
     Gallery,
     View,

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import plots
 from ..actor_critic import lambda_returns
 from ..agent import Trained
-from ..plots import COLOURS, to_uint8
+from ..base import plots
+from ..base.plots import COLOURS, to_uint8
+from ..base.settings import UserError
 from ..recordings import Recording
-from ..settings import UserError
 from .gallery import Gallery, View, number_slider, row, whole_slider
 from iris_edu.views.trajectories import (
     END,

@@ -13,10 +13,10 @@ import torch
 
 from ..agent import Trained
 from ..autoencoder import patches
+from ..base.rng import generator
+from ..base.settings import UserError
 from ..imagination import Dream, Rollout, rollout
 from ..recordings import Recording
-from ..rng import generator
-from ..settings import UserError
 from iris_edu.views.gallery import (
     Gallery,
     GridTokenizer,

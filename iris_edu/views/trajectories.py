@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ..actor_critic import burn_in
 from ..agent import Trained
+from ..base.plots import to_uint8
+from ..base.rng import generator
+from ..base.settings import UserError
 from ..config import maker
 from ..execution import speculative_dream
 from ..imagination import Dream, DreamState, Rollout, rollout
-from ..plots import to_uint8
 from ..recordings import Recording
 from ..replay import to_float
-from ..rng import generator
-from ..settings import UserError
 from ..world_model import sample_categorical
 
 # %% auto #0

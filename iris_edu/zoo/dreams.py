@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ..agent import build_agent
+from ..base.rng import generator
 from ..bench import one_thread
 from ..config import Config
 from ..imagination import Dream
 from ..open_loop import k_step_error
 from ..recordings import Recording
 from ..replay import ReplayBuffer, ReplayConfig, UniformSegments, to_float
-from ..rng import generator
 from ..world_model import WorldModel, parameter_groups
 from .fit import Schedule, fit
 

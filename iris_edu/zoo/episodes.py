@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import torch
 
+from ..base.settings import UserError
 from ..envs import EnvConfig, make_env
 from ..recordings import Recording, load_recording, rebuild, record
 from ..run import versions
-from ..settings import UserError
-from ..store import whole
 from .scripted import scripted_policy
+from .store import whole
 
 # %% ../../nbs/library/zoo/episodes.ipynb #100da2d5
 class Split(NamedTuple):

@@ -9,10 +9,10 @@ __all__ = ['COLUMNS', 'learning_rows', 'save_learning', 'load_learning']
 import csv
 import io
 
-from ..files import atomic_write
-from ..settings import UserError
-from ..store import data_folder, read_table, remake, whole
+from ..base.files import atomic_write
+from ..base.settings import UserError
 from .manifest import register
+from .store import data_folder, read_table, remake, whole
 
 # %% ../../nbs/library/zoo/learning.ipynb #5f2f94dd
 COLUMNS = ("run", "epoch", "steps", "minutes", "episodes", "return", "transition")

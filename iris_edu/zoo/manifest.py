@@ -15,12 +15,12 @@ from pathlib import Path
 from torch import nn
 
 from ..agent import save_agent
+from ..base.files import atomic_write, read_text
+from ..base.settings import UserError
 from ..checkpoint import read_checkpoint
 from ..config import Config, make_environment
 from ..envs import num_actions
-from ..files import atomic_write, read_text
-from ..settings import UserError
-from iris_edu.store import (
+from iris_edu.zoo.store import (
     agent_file,
     data_folder,
     fingerprint,

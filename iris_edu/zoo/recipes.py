@@ -16,15 +16,14 @@ from difflib import get_close_matches
 
 from ..agent import load_run, load_trained
 from ..autoencoder import AutoencoderConfig
+from ..base.files import text_table
+from ..base.settings import UserError, load_settings
 from ..config import LEARNERS, PRESETS, Config
 from ..envs import EnvConfig
 from ..evaluation import evaluate_run
-from ..files import text_table
 from ..imagination import Dream, ImaginationConfig
 from ..recordings import save_recording
 from ..run import read_metrics, read_run
-from ..settings import UserError, load_settings
-from ..store import agent_file, data_folder, fingerprint, read_manifest, state
 from ..training import train
 from ..transformer import TransformerConfig
 from ..world_model import WorldModelConfig
@@ -41,6 +40,7 @@ from iris_edu.zoo.episodes import (
 from .learning import learning_rows, save_learning
 from .manifest import count_actions, kilobytes, register, save_trained
 from .measures import COURTS, tokenizer_metrics
+from .store import agent_file, data_folder, fingerprint, read_manifest, state
 from .tokenizers import TokenizerRecipe, train_tokenizer
 
 # %% ../../nbs/library/zoo/recipes.ipynb #f52a5784
