@@ -104,7 +104,8 @@ def test_commands_take_all_three(whole, tmp_path, monkeypatch, capsys, line):
     monkeypatch.setattr(
         "iris_edu.agent.load_settings",
         lambda: replace(
-            __import__("iris_edu.base.settings").settings.load_settings(), runs=tmp_path / "runs"
+            __import__("iris_edu.base.settings").base.settings.load_settings(),
+            runs=tmp_path / "runs",
         ),
     )
     for source in (whole[0], whole[0] / CHECKPOINT, "catch-small"):
@@ -254,7 +255,7 @@ def test_what_may_not_be_read_is_not_called_damaged(run, monkeypatch):
     def forbidden(*names, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(run, "open", forbidden, raising=False)
+    monkeypatch.setattr(checkpoint, "open", forbidden, raising=False)
     with pytest.raises(UserError, match="permission is denied") as error:
         load_checkpoint(run)
     assert "mv " not in str(error.value) and "damaged" not in str(error.value)

@@ -214,7 +214,7 @@ def test_without_matplotlib_strips_work_and_figures_say_what_to_install():
     code = """
 import sys; sys.modules["matplotlib"] = None
 import numpy as np
-from iris_edu import plots
+from iris_edu.base import plots
 from iris_edu.base.settings import UserError
 assert "torch" not in sys.modules
 plots.strip(np.zeros((2, 8, 8, 3)))

@@ -313,7 +313,7 @@ def test_recordings_that_mean_nothing_are_refused(tmp_path, change, words):
 
 # --- memory
 
-PEAK = "import resource, sys; from iris_edu import cli; code = cli.main(sys.argv[1:]); print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, code)"
+PEAK = "import resource, sys; from iris_edu.apps import cli; code = cli.main(sys.argv[1:]); print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, code)"
 
 
 def peak(*words):
