@@ -116,7 +116,7 @@ def write_picture(agent, config, epoch, replay, run_dir):
 
 # %% ../nbs/library/validation.ipynb #efdf20df
 def evaluate_recorded(agent, config, epoch, replay, run_dir):
-    """The same of held-out recordings (appendix A19), which nobody plays on.
+    """The same of held-out recordings (the notebook on own recordings), which nobody plays on.
 
     Losses, use of the codebook, and the share of tokens that are wrong k steps into the dream.
     """

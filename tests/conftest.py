@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 # before PyTorch is loaded: threads that wait by spinning crawl on a busy machine
+# a shell that starts tests in the background lets them ignore Ctrl-C, and all processes they start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
