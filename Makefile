@@ -8,12 +8,13 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test golden third-party lab outputs export readme colab lowest newest
+.PHONY: help venv demo check test golden third-party lab outputs export readme colab lowest newest
 
 help:
 	@printf '%s\n' \
 	  'make demo     train an agent that learns Catch and a glimpse of Pong, write a report to open in a browser' \
-	  'make test     run every notebook and every test' \
+	  'make check    formatter, linter, exports and the quick tests, in a few minutes' \
+  'make test     run every notebook and every test' \
 	  'make golden   compare with all numbers that the code of the paper gave (tests/golden)' \
 	  'make third-party  train on environments of other packages, in an environment of its own' \
 	  'make lab      open the notebooks in JupyterLab' \
@@ -46,6 +47,12 @@ demo: $(READY)
 	@'$(BIN)/iris-edu' train --preset tiny --game Pong --run-dir runs/demo-pong
 	@'$(BIN)/iris-edu' report runs/demo-catch runs/demo-pong --out runs/demo/report.html
 	@echo 'The report: $(CURDIR)/runs/demo/report.html (open it in a browser)'
+
+check: $(READY)
+	@'$(BIN)/ruff' format --check nbs tests
+	@'$(BIN)/ruff' check nbs tests
+	@'$(BIN)/python' -m iris_edu.base.settings --check
+	@OMP_NUM_THREADS=1 '$(BIN)/python' -m pytest -n 2 --dist loadfile -m 'not slow' tests
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 '$(BIN)/nbdev-test' --n-workers 2 --timing

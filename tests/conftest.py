@@ -22,6 +22,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
+# files that train, start processes or open a browser
+SLOW = set(
+    "test_agent test_bench test_browser test_browser_play test_browser_views test_cli test_crash "
+    "test_dashboard test_evaluation test_exchange test_execution test_fetch test_fuzz test_golden "
+    "test_install test_own_data test_runs test_training test_typed test_views test_views_dream_pad "
+    "test_zoo_dreams test_zoo_recipes test_zoo_tokenizers".split()
+)
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -251,10 +258,13 @@ def lab(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """The browser's tests come last.
+    """The browser's tests come last, and files of long tests are marked slow.
 
     Its driver keeps an event loop in this process, which other tests need to be without.
     """
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: "lab" in item.fixturenames)
 
 

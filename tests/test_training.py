@@ -23,10 +23,18 @@ from iris_edu.config import LEARNERS, make_environment, of_learner
 from iris_edu.envs import Catch, make_env
 from iris_edu.evaluation import evaluate_run
 from iris_edu.recordings import load_recording
+from iris_edu.replay import UniformSegments
 from iris_edu.resume import experience_path
 from iris_edu.run import read_metrics, read_run
 from iris_edu.scores import score_report
-from iris_edu.training import PRESETS, Trainer, build_agent, build_optimizers, train
+from iris_edu.training import (
+    PRESETS,
+    Trainer,
+    build_agent,
+    build_optimizers,
+    sample_batch,
+    train,
+)
 from iris_edu.validation import evaluate_agent
 
 PAPER, TINY = PRESETS["atari100k"], PRESETS["tiny"]
@@ -703,3 +711,35 @@ def test_a_class_may_be_given_and_a_bad_reward_stops_with_a_sentence(tmp_path):
     assert config.parts.environment.endswith(":NaughtyReward")
     with pytest.raises(UserError, match="NaughtyReward' gave the reward nan"):
         train(config, tmp_path / "run", callbacks=())
+
+
+class Listening(UniformSegments):
+    "A sampler that notes what came of its batches."
+
+    heard = []
+
+    def hear(self, name, batches, losses):
+        self.heard.append((name, len(batches), all(loss.ndim == 0 for loss in losses.values())))
+
+
+def test_a_sampler_hears_the_losses_of_its_batches(tmp_path):
+    Listening.heard.clear()
+    parts = replace(MICRO.parts, segment_sampler=Listening)
+    trainer = train(replace(MICRO, parts=parts), tmp_path / "run", max_epochs=1, callbacks=())
+    learners = [name for name, _, _ in Listening.heard]
+    assert learners == [name for name in LEARNERS for _ in range(MICRO.training.updates)]
+    assert all(count == 1 and scalars for _, count, scalars in Listening.heard)
+    assert isinstance(trainer.replay.sampler, Listening)
+
+
+def test_a_part_without_weights_gets_no_optimiser(tmp_path):
+    agent = build_agent(MICRO, 3)
+    agent.tokenizer = torch.nn.Identity()
+    assert list(build_optimizers(agent, MICRO.training)) == ["world_model", "actor_critic"]
+
+
+def test_only_the_tokenizer_reads_frames(tmp_path):
+    trainer = train(MICRO, tmp_path / "run", max_epochs=1, callbacks=())
+    rng = torch.Generator().manual_seed(0)
+    frames = {name: sample_batch(trainer, name, rng).frames is not None for name in LEARNERS}
+    assert frames == {"tokenizer": True, "world_model": False, "actor_critic": False}
