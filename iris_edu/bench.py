@@ -27,7 +27,14 @@ from .base.files import text_table
 from .base.rng import make_generators
 from .config import LEARNERS, Config, learns, of_learner
 from .run import versions
-from .training import Trainer, autocast, collect_epoch, pick_execution, update_once
+from iris_edu.training import (
+    Trainer,
+    autocast,
+    collect_epoch,
+    pick_execution,
+    sample_batch,
+    update_once,
+)
 
 # %% ../nbs/library/bench.ipynb #98b0eaa2
 def wait(device: torch.device) -> None:
@@ -115,11 +122,9 @@ def dream_once(trainer: Trainer, count: int, draw) -> None:
 
 
 def choose_batches(trainer: Trainer, draw) -> None:
-    "One batch of each learner from the replay."
-    config = trainer.config
-    lengths = 1, config.world_model.steps, config.actor_critic.burn_in + 1
-    for name, length in zip(LEARNERS, lengths):
-        trainer.batch(name, length, draw)
+    "One batch of each learner from the replay, with frames where it reads them."
+    for name in LEARNERS:
+        sample_batch(trainer, name, draw.host)
 
 
 def benchmark_calls(trainer: Trainer) -> dict[str, Callable]:
