@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import notebook_hygiene
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +27,21 @@ def test_readme_is_the_index():
 
 def test_links_lead_to_files():
     assert links() and all((ROOT / link).exists() for link in links())
+
+
+def broken_links(path):
+    "Links of a notebook that lead nowhere."
+    cells = [
+        cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"
+    ]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    targets = re.findall(r"(?:\]\(|href=\")(?!http|#|data:)([^)\"\s#]+)", text)
+    return [target for target in targets if not (path.parent / target).exists()]
+
+
+def test_links_of_notebooks_lead_to_files():
+    broken = {path.name: broken_links(path) for path in notebook_hygiene.notebooks()}
+    assert not {name: links for name, links in broken.items() if links}
 
 
 if __name__ == "__main__":
