@@ -4,7 +4,7 @@ import fuzz
 import pytest
 import torch
 
-from iris_edu import run
+from iris_edu import checkpoint
 
 # their good files are refused too: weights of one number, a stranger's code
 SMALL = ("VGG16 .ckpt", "VGG16 .safetensors", "trusted.txt")
@@ -36,6 +36,6 @@ def test_damaged_files_end_in_a_sentence_or_do_no_harm():
 
 def test_a_library_that_checks_nothing_is_found(monkeypatch):
     monkeypatch.setattr(fuzz, "SECONDS", 5)
-    monkeypatch.setattr(run, "_trouble", lambda *content: None)
+    monkeypatch.setattr(checkpoint, "_trouble", lambda *content: None)
     found = {outcome.verdict for outcome in fuzz.run(count=30, only="^checkpoint$")}
     assert "DAMAGE TAKEN" in found

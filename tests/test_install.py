@@ -123,7 +123,11 @@ def test_fetching_without_an_address_says_so(run):
 @pytest.mark.parametrize("name, code", [("02_replay", 0), ("library/views/tokens", 1)])
 def test_a_chapter_runs_as_far_as_the_material_that_it_needs(run, tmp_path, name, code):
     program = tmp_path / "chapter.py"
-    program.write_text("\n".join(cells(ROOT / f"nbs/{name}.ipynb")))
+    future, text = (
+        "from __future__ import annotations\n",
+        "\n".join(cells(ROOT / f"nbs/{name}.ipynb")),
+    )
+    program.write_text(future + text.replace(future, ""))
     done = run(program)
     assert done.returncode == code, done.stderr
     assert (
